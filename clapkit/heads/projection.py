@@ -59,7 +59,7 @@ class MLP(nn.Module):
 
 
 class ResidualProjection(nn.Module):
-    """The head of the MS-CLAP models: LayerNorm(a + dropout(linear2(gelu(a)))) with a = linear1(x), both without bias."""
+    """The head of the MS-CLAP models: LayerNorm(a + dropout(linear2(gelu(a)))), a = linear1(x); no biases."""
 
     def __init__(self, in_width: int, out_width: int, *, dropout: float = 0.0) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class Keep(nn.Module):
 
 
 def _initialise(linear: nn.Linear) -> None:
-    # Variance kept for the forward pass; biases start at zero so that no direction of the space is preferred.
+    # Unit variance in gives unit variance out, whatever the widths.
     nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
     if linear.bias is not None:
         nn.init.zeros_(linear.bias)

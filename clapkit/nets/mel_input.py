@@ -44,7 +44,7 @@ def as_image(mel_BTF: Tensor) -> Tensor:
     With one channel both memory formats describe the same bytes; torch picks the format of all later maps by the
     strides of this one, and channels_last convolutions are faster on CPU and tensor cores.
     """
-    return mel_BTF[..., None].permute(0, 3, 1, 2)
+    return mel_BTF.contiguous()[..., None].permute(0, 3, 1, 2)
 
 
 class MelNorm(nn.Module):
@@ -59,12 +59,12 @@ class MelNorm(nn.Module):
 
     def forward(self, mel_BTF: Tensor, mask_BT: Tensor | None) -> Tensor:
         if mask_BT is None:
-            return self.norm(mel_BTF.transpose(1, 2)).transpose(1, 2)
+            return self.norm(mel_BTF.flatten(0, 1)).view_as(mel_BTF)
         if self.training:
             levelled = torch.zeros_like(mel_BTF)
             levelled[mask_BT] = self.norm(mel_BTF[mask_BT])
             return levelled
         # Static shapes, for exported graphs; the statistics are fixed here, so padding cannot reach them.
         padded = ~mask_BT[..., None]
-        levelled = self.norm(mel_BTF.masked_fill(padded, 0.0).transpose(1, 2)).transpose(1, 2)
+        levelled = self.norm(mel_BTF.masked_fill(padded, 0.0).flatten(0, 1)).view_as(mel_BTF)
         return levelled.masked_fill(padded, 0.0)
