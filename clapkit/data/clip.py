@@ -23,20 +23,23 @@ class Event:
 class Clip:
     """A frozen record; operations return copies (`with_`).
 
-    audio       where the sound is: a path (str), or a mono float32 array [N] when it has been decoded
+    audio       where the sound is: a path (str), the bytes of an encoded file, or a mono float32 array [N] when it
+                has been decoded
     start_s     where the clip starts inside the file, in seconds
     duration_s  how long it is; None: to the end of the file
-    captions    sentences, each a full description; `label` one class name; `tags` several
+    captions    sentences that somebody wrote, each a full description; `label` one class name; `tags` several
+    prompts     sentences made from the label or the tags
     sources     what the clip was mixed from: ((clip id, weight), ...), weights summing to 1; empty: itself
     meta        every other column of the manifest, unread but not lost
     provenance  what was done to it, in order
     """
 
     id: str
-    audio: str | np.ndarray
+    audio: str | bytes | np.ndarray
     start_s: float = 0.0
     duration_s: float | None = None
     captions: tuple[str, ...] = ()
+    prompts: tuple[str, ...] = ()
     label: str | None = None
     tags: tuple[str, ...] = ()
     split: str | None = None
