@@ -67,7 +67,7 @@ class MixClips:
 
 
 def mix(first: np.ndarray, second: np.ndarray, share: float) -> np.ndarray:
-    """Two sounds of equal length at equal rms in the shares `share` and 1 - `share`, as loud as the first."""
+    """Two sounds at equal rms in the shares `share` and 1 - `share`, as loud as the first; the shorter one ends earlier."""
     level, other = rms(first), rms(second)
     if other < 1e-5 or level < 1e-5:
         # One of them is silence: equal loudness would amplify its noise floor without bound.
@@ -75,7 +75,11 @@ def mix(first: np.ndarray, second: np.ndarray, share: float) -> np.ndarray:
     else:
         second_gain = min(level / other, db_to_gain(40.0))
     norm = float(np.hypot(share, 1.0 - share))
-    return (first * np.float32(share / norm) + second * np.float32(second_gain * (1.0 - share) / norm)).astype(np.float32)
+    longest = max(len(first), len(second))
+    mixed = np.zeros(longest, np.float32)
+    mixed[: len(first)] = first * np.float32(share / norm)
+    mixed[: len(second)] += second * np.float32(second_gain * (1.0 - share) / norm)
+    return mixed
 
 
 def join_captions(first: str, second: str) -> str:

@@ -1,0 +1,153 @@
+"""What a log-mel front-end computes, as plain data, and the settings that published models were trained with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Literal
+
+from clapkit.errors import SpecError, nearest_name
+from clapkit.units import samples_to_frames
+
+Scale = Literal["slaney", "htk", "kaldi"]
+_CHOICES = {
+    "scale": ("slaney", "htk", "kaldi"),
+    "norm": ("slaney", None),
+    "power": (1, 2),
+    "log": ("db", "ln"),
+    "pad": ("reflect", "zeros"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MelSettings:
+    """Everything that decides the numbers of a log-mel spectrogram.
+
+    rate_hz             rate of the samples
+    n_fft               length of the transform, even; the periodic Hann window of `window_samples` is centred in it
+    hop_samples         distance of two frames
+    mel_bins            number of triangular filters between `low_hz` and `high_hz`
+    scale               "slaney" or "htk": triangles in Hz, corners equally far apart on that mel scale;
+                        "kaldi": the HTK scale with triangles drawn in mel
+    norm                "slaney": each filter has area 1 (in Hz); None: each filter has height 1
+    power               2: the filters sum powers; 1: they sum magnitudes
+    log, floor          "db": 10 log10(max(x, floor)); "ln": log(x + floor)
+    centred, pad        True: frame t is centred on sample t * hop_samples and the sound is continued at both ends by
+                        its mirror image ("reflect") or by silence ("zeros"); False: frame t starts there
+    standardise         (mean, deviation): after the logarithm, (x - mean) / deviation; None: left alone
+    quantise_int16      the samples are clipped to [-1, 1] and rounded toward zero to 16 bits first
+    filterbank_rate_hz  the rate the filters are laid out for; None: `rate_hz`. One published model was trained with
+                        filters meant for another rate.
+
+    Raises SpecError, naming the field, for values that cannot work together.
+    """
+
+    rate_hz: int
+    n_fft: int
+    window_samples: int
+    hop_samples: int
+    mel_bins: int
+    low_hz: float
+    high_hz: float
+    scale: Scale = "slaney"
+    norm: Literal["slaney"] | None = "slaney"
+    power: Literal[1, 2] = 2
+    log: Literal["db", "ln"] = "db"
+    floor: float = 1e-10
+    centred: bool = True
+    pad: Literal["reflect", "zeros"] = "reflect"
+    standardise: tuple[float, float] | None = None
+    quantise_int16: bool = False
+    filterbank_rate_hz: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, allowed in _CHOICES.items():
+            _require(getattr(self, name) in allowed, self, name, f"one of {', '.join(map(repr, allowed))}")
+        _require(self.n_fft >= 2 and self.n_fft % 2 == 0, self, "n_fft", "an even number")
+        for name in ("rate_hz", "hop_samples", "mel_bins"):
+            _require(getattr(self, name) >= 1, self, name, "1 or more")
+        _require(1 <= self.window_samples <= self.n_fft, self, "window_samples", f"from 1 to n_fft = {self.n_fft}")
+        top_hz = (self.filterbank_rate_hz or self.rate_hz) / 2
+        _require(0 <= self.low_hz < self.high_hz, self, "low_hz", f"from 0 to below high_hz = {self.high_hz}")
+        _require(self.high_hz <= top_hz, self, "high_hz", f"at most half the rate of the filters = {top_hz}")
+        _require(self.floor > 0, self, "floor", "above 0, since the logarithm of silence is taken")
+        _require(self.standardise is None or self.standardise[1] > 0, self, "standardise", "(mean, deviation above 0)")
+
+    @property
+    def spectrum_bins(self) -> int:
+        """Number of frequencies of the transform, from 0 Hz to half the rate."""
+        return self.n_fft // 2 + 1
+
+    def frames(self, n_samples: int) -> int:
+        """Number of frames of a clip of `n_samples` samples; never fewer than one."""
+        whole = n_samples if self.centred else max(0, n_samples - self.n_fft)
+        return samples_to_frames(whole, self.hop_samples)
+
+
+def _require(fits: bool, settings: MelSettings, name: str, expected: str) -> None:
+    if not fits:
+        raise SpecError(f"MelSettings: {name} = {getattr(settings, name)!r}, expected {expected}")
+
+
+# The default for towers trained here: two thirds of the frames of LAION, and 32 kHz keeps all that its filters see.
+ECONOMICAL = MelSettings(
+    rate_hz=32000,
+    n_fft=1024,
+    window_samples=1024,
+    hop_samples=500,
+    mel_bins=64,
+    low_hz=50.0,
+    high_hz=14000.0,
+    floor=1e-8,
+)
+
+LAION = MelSettings(
+    rate_hz=48000,
+    n_fft=1024,
+    window_samples=1024,
+    hop_samples=480,
+    mel_bins=64,
+    low_hz=50.0,
+    high_hz=14000.0,
+    quantise_int16=True,
+)
+
+# The checkpoints with feature fusion were trained on another library's filters than those without.
+LAION_FUSED = replace(LAION, scale="htk", norm=None)
+
+MSCLAP_2022 = replace(LAION, rate_hz=44100, hop_samples=320, quantise_int16=False)
+
+# Its sound is at 44.1 kHz, its filters were laid out for 32 kHz: every band sits 1.38 times higher than it says.
+MSCLAP_2023 = replace(MSCLAP_2022, filterbank_rate_hz=32000)
+
+# The deviation and mean are those of the published training set; a checkpoint can carry its own.
+M2D = MelSettings(
+    rate_hz=16000,
+    n_fft=400,
+    window_samples=400,
+    hop_samples=160,
+    mel_bins=80,
+    low_hz=50.0,
+    high_hz=8000.0,
+    log="ln",
+    floor=2.0**-23,
+    standardise=(-7.1, 4.2),
+)
+
+NAMED = MappingProxyType(
+    {
+        "economical": ECONOMICAL,
+        "laion": LAION,
+        "laion_fused": LAION_FUSED,
+        "msclap_2022": MSCLAP_2022,
+        "msclap_2023": MSCLAP_2023,
+        "m2d": M2D,
+    }
+)
+
+
+def named_settings(name: str) -> MelSettings:
+    """The settings called `name` ("laion", "msclap_2023", ...; see NAMED). Raises SpecError with the nearest name."""
+    if name not in NAMED:
+        raise SpecError(f"there are no mel settings '{name}'; {nearest_name(name, list(NAMED))}")
+    return NAMED[name]

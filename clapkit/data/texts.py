@@ -1,0 +1,78 @@
+"""Which texts describe which clip, and which of them stand in a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from clapkit.data.clip import Clip
+from clapkit.errors import SpecError
+
+
+@dataclass(frozen=True)
+class TextChoice:
+    """How texts are drawn for a batch.
+
+    caption_share   of the draws for a clip that has both, this share takes a written caption, the rest a prompt
+    bank            so many further texts of the data set stand in the batch as columns: of each of up to `bank` other
+                    labels one prompt, or of clips without labels one caption. They cost a row of the similarity
+                    matrix each, because their embeddings are cached, and make small batches learn like larger ones.
+                    A bank text that also describes a clip of the batch counts for it, never against it.
+    """
+
+    caption_share: float = 0.5
+    bank: int = 64
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.caption_share <= 1.0:
+            raise SpecError(f"caption_share is a share between 0 and 1, not {self.caption_share}")
+        if self.bank < 0:
+            raise SpecError(f"bank is a number of texts, not {self.bank}")
+
+
+class TextBank:
+    """The texts of a data set by label, to draw further columns from."""
+
+    def __init__(self, clips: Sequence[Clip]) -> None:
+        by_label: dict[str, tuple[str, ...]] = {}
+        loose: dict[str, None] = {}
+        for clip in clips:
+            if clip.label and clip.prompts:
+                by_label.setdefault(clip.label, clip.prompts)
+            else:
+                loose.update(dict.fromkeys(clip.captions or clip.prompts))
+        self._groups = tuple(by_label.values()) + tuple((text,) for text in loose)
+
+    def draw(self, rng: np.random.Generator, count: int) -> list[str]:
+        """At most `count` texts, of different labels or captions."""
+        count = min(count, len(self._groups))
+        chosen = rng.choice(len(self._groups), count, replace=False) if count else ()
+        return [self._groups[i][int(rng.integers(len(self._groups[i])))] for i in chosen]
+
+
+def draw_text(rng: np.random.Generator, clip: Clip, choice: TextChoice) -> str | None:
+    """One text of the clip; None if nothing is said about it."""
+    texts = clip.captions
+    if clip.prompts and (not texts or rng.random() >= choice.caption_share):
+        texts = clip.prompts
+    return texts[int(rng.integers(len(texts)))] if texts else None
+
+
+def soft_target(clips: Sequence[Clip], columns: Sequence[str], by_id: dict[str, Clip]) -> np.ndarray:
+    """[B, U] float32: how each clip's description is shared out among the columns; rows sum to 1.
+
+    A column counts for a clip if it is one of the clip's own texts; several share evenly. A mixed clip (`sources`) has
+    the rows of what it was mixed from, in their shares.
+    """
+    place = {text: u for u, text in enumerate(columns)}
+    target = np.zeros((len(clips), len(columns)), np.float32)
+    for b, clip in enumerate(clips):
+        for name, share in clip.sources or ((clip.id, 1.0),):
+            source = by_id[name] if clip.sources else clip
+            own = [place[t] for t in dict.fromkeys((*source.captions, *source.prompts)) if t in place]
+            if own:
+                target[b, own] += np.float32(share / len(own))
+    total = target.sum(1, keepdims=True)
+    return np.divide(target, total, out=target, where=total > 0)

@@ -1,0 +1,173 @@
+"""The model folder: `model.safetensors`, `config.json`, `text/` (tokenizer). Saved whole, loaded whole or refused.
+
+config.json
+    format_version   of this layout
+    model            Spec of the dual encoder with the text tower written out in full, so that the folder needs no other
+    space_id         of the weights and settings beside it, checked on loading
+    clapkit          version that wrote it
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from clapkit import __version__
+from clapkit.audio.decode import decoder_id
+from clapkit.audio.resample import RESAMPLER
+from clapkit.errors import ModelError, SpecError
+from clapkit.files import atomic_file
+from clapkit.model import DualEncoder
+from clapkit.spec import Spec, derive, from_json, to_json
+from clapkit.text.tokenizers import TextTokenizer
+
+FORMAT_VERSION = 1
+# Raised whenever our own arithmetic changes the vector that a model gives a sound: mel, windows, pooling, norm.
+ALGORITHM_VERSION = "clapkit-space-1"
+_CONFIG_LIMIT_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model with what belongs to it."""
+
+    model: DualEncoder
+    tokenizer: TextTokenizer
+    spec: Spec
+    space_id: str
+    folder: Path
+
+
+def tensors_digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes, independent of the order of the mapping."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def space_id(model: DualEncoder, model_spec: Spec) -> str:
+    """Identity of the embedding space: weights, front-end, windows, pooling and our algorithm version."""
+    settings = {k: v for k, v in to_json(model_spec).items() if k not in ("temperature", "frozen_text", "fixed_temperature")}
+    # The temperature scales scores, not vectors.
+    weights = {k: v for k, v in model.state_dict().items() if k != "logit_scale" and not k.endswith("num_batches_tracked")}
+    named = json.dumps([ALGORITHM_VERSION, settings, tensors_digest(weights)], sort_keys=True)
+    return "space-" + hashlib.sha256(named.encode()).hexdigest()[:16]
+
+
+def pipeline_id(space: str, *, precision: str) -> str:
+    """Identity of the way vectors are computed: the space, the decoder, the resampler and the precision."""
+    return f"{space}/{decoder_id()}/{RESAMPLER}/{precision}"
+
+
+def save(model: DualEncoder, model_spec: Spec, folder: str | Path, *, tokenizer: TextTokenizer) -> str:
+    """Write the model folder, config last, and return its space_id.
+
+    The Spec is written with the text tower in full (`TransformersText` with its configuration), whatever it was built
+    from, so that no name has to be looked up on loading.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = derive(model_spec, text=model.text.spec())
+    tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    partial = folder / ".model.safetensors.partial"
+    save_file(tensors, partial, metadata={"format": "pt"})
+    partial.replace(folder / "model.safetensors")
+    tokenizer.save(folder / "text")
+    space = space_id(model, whole)
+    config = {
+        "format_version": FORMAT_VERSION,
+        "clapkit": __version__,
+        "space_id": space,
+        "model": to_json(whole),
+    }
+    with atomic_file(folder / "config.json") as file:
+        file.write(json.dumps(config, indent=2, ensure_ascii=False).encode())
+    return space
+
+
+def find_folder(path: str | Path) -> Path:
+    """The model folder for a model folder or for a run folder that holds one in `model/`."""
+    path = Path(path)
+    for folder in (path, path / "model"):
+        if (folder / "config.json").is_file():
+            return folder
+    if not path.exists():
+        raise ModelError(f"there is no model at '{path}': give a model folder or the folder of a training run")
+    if (path / "checkpoints").is_dir():
+        raise ModelError(f"'{path}' is a run that has not ended: finish it with  clapkit train ... --out {path} --resume")
+    raise ModelError(f"'{path}' is no model folder: it holds no config.json and no model/config.json")
+
+
+def read_config(folder: Path) -> dict:
+    """config.json of a model folder, its version checked."""
+    path = folder / "config.json"
+    if path.stat().st_size > _CONFIG_LIMIT_BYTES:
+        raise ModelError(f"{path} is larger than {_CONFIG_LIMIT_BYTES >> 20} MiB: this is no configuration of ours")
+    try:
+        config = json.loads(path.read_bytes())
+        version = config["format_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path} cannot be read as a model configuration: {error!r}") from error
+    if version != FORMAT_VERSION:
+        raise ModelError(f"{path} has format_version {version}, this clapkit reads {FORMAT_VERSION}: update clapkit")
+    return config
+
+
+def load(path: str | Path, *, trust: tuple[str, ...] = ()) -> Loaded:
+    """Rebuild the model that `save` wrote, in eval mode, on the CPU.
+
+    ModelError if a tensor is missing, left over or of another shape, or if the weights are not those of `space_id`.
+    """
+    folder = find_folder(path)
+    config = read_config(folder)
+    try:
+        model_spec = from_json(config["model"], trust=trust)
+        model = model_spec.build()
+    except (SpecError, KeyError, TypeError) as error:
+        raise ModelError(f"{folder / 'config.json'}: the model cannot be built: {error}") from error
+    if not isinstance(model, DualEncoder):
+        raise ModelError(f"{folder / 'config.json'} describes a {type(model).__name__}, not a DualEncoder")
+    _fill(model, _read_tensors(folder / "model.safetensors"), folder)
+    model.eval()
+    found = space_id(model, model_spec)
+    if found != config.get("space_id"):
+        raise ModelError(
+            f"{folder}: config.json says {config.get('space_id')} but these weights and settings are {found}: "
+            "a file was changed or does not belong here"
+        )
+    return Loaded(model, TextTokenizer(folder / "text", max_tokens=model.text.max_tokens), model_spec, found, folder)
+
+
+def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise ModelError(f"{path} is missing: the folder is not whole") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read as safetensors: {error}") from error
+
+
+def _fill(model: DualEncoder, tensors: Mapping[str, torch.Tensor], folder: Path) -> None:
+    expected = model.state_dict()
+    problems = [f"missing: {k}" for k in expected if k not in tensors]
+    problems += [f"left over: {k}" for k in tensors if k not in expected]
+    problems += [
+        f"shape of {k}: {tuple(tensors[k].shape)} in the file, {tuple(expected[k].shape)} in the model"
+        for k in expected
+        if k in tensors and tensors[k].shape != expected[k].shape
+    ]
+    if problems:
+        listed = "\n  - ".join(problems[:20])
+        raise ModelError(f"{folder}: the weights do not fit the configuration ({len(problems)} problems):\n  - {listed}")
+    model.load_state_dict(dict(tensors), assign=False)
+

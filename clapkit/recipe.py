@@ -1,0 +1,156 @@
+"""A recipe: everything that makes a training run, but the data."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from clapkit.data.batches import BatchSize
+from clapkit.data.sampling import Shuffled
+from clapkit.data.texts import TextChoice
+from clapkit.errors import RecipeError, SpecError, nearest_name
+from clapkit.spec import Spec, derive, from_json, to_json
+from clapkit.train_settings import TrainSettings
+
+# What a batch holds without any view: sound always, text because a clip without any is refused before training.
+_GIVEN = ("audio", "text")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A frozen value; `but` derives another, `at` changes the scale, `with_set` changes one number.
+
+    model       Spec of the dual encoder
+    objective   what is minimised
+    views       how clips are altered, in order
+    batch       clips in a batch and seconds of each
+    texts       how the texts of a batch are drawn
+    sampler     the order of the clips
+    train       length, learning rate, precision, seed
+    scales      name -> {dotted path: value}; what `at(name)` changes
+    """
+
+    model: Spec
+    objective: Any
+    views: tuple[Any, ...] = ()
+    batch: BatchSize = field(default_factory=BatchSize)
+    texts: TextChoice = field(default_factory=TextChoice)
+    sampler: Shuffled = field(default_factory=Shuffled)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    scales: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "views", tuple(self.views))
+        made = {*_GIVEN, *(name for view in self.views for name in view.adds)}
+        missing = [need for need in self.objective.needs if need not in made]
+        if missing:
+            raise RecipeError(
+                f"{type(self.objective).__name__} needs {missing} but no view adds it; "
+                f"the views add {sorted(made - set(_GIVEN)) or 'nothing'}"
+            )
+        seen_mel = False
+        for view in self.views:
+            if view.domain == "mel":
+                seen_mel = True
+            elif view.domain == "audio" and seen_mel:
+                raise RecipeError(f"{type(view).__name__} changes samples and has to stand before the mel views")
+
+    def but(self, **changes: Any) -> Recipe:
+        """A recipe that differs from this one in the named fields."""
+        known = [f.name for f in dataclasses.fields(self)]
+        for name in changes:
+            if name not in known:
+                raise RecipeError(f"a recipe has no field '{name}'; {nearest_name(name, known)}")
+        return dataclasses.replace(self, **changes)
+
+    def at(self, scale: str) -> Recipe:
+        """The same method at another scale: "tiny", "small", "paper"."""
+        if scale not in self.scales:
+            raise RecipeError(f"this recipe has no scale '{scale}'; {nearest_name(scale, list(self.scales))}")
+        changed = self
+        for path, value in self.scales[scale].items():
+            changed = changed.with_set(path, value)
+        return changed
+
+    def with_set(self, path: str, value: Any) -> Recipe:
+        """Change what exists: `with_set("train.steps", 500)`, `with_set("model.audio.width", 48)`."""
+        return _replace(self, path.split("."), value, path)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data that `from_json` rebuilds exactly."""
+        return to_json(self)
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any], *, trust: tuple[str, ...] = ()) -> Recipe:
+        """Rebuild a recipe that `to_json` wrote; parts outside clapkit need their package in `trust`."""
+        recipe = from_json(dict(data), trust=trust)
+        if not isinstance(recipe, Recipe):
+            raise RecipeError(f"the file holds a {type(recipe).__name__}, not a recipe")
+        return recipe
+
+
+def _replace(node: Any, path: list[str], value: Any, whole: str) -> Any:
+    """A copy of `node` (dataclass, Spec or tuple) with the value at `path` replaced."""
+    name, rest = path[0], path[1:]
+    children = _children(node)
+    if name not in children:
+        raise RecipeError(f"cannot set '{whole}': {_label(node)} has no '{name}'; {nearest_name(name, list(children))}")
+    current = children[name]
+    new = _replace(current, rest, value, whole) if rest else _coerce(current, value, whole)
+    try:
+        if isinstance(node, Spec):
+            return derive(node, **{name: new})
+        if isinstance(node, tuple):
+            return (*node[: int(name)], new, *node[int(name) + 1 :])
+        return dataclasses.replace(node, **{name: new})
+    except SpecError as error:
+        raise RecipeError(f"cannot set '{whole}' to {value!r}: {error}") from error
+
+
+def _children(node: Any) -> dict[str, Any]:
+    if isinstance(node, Spec):
+        defaults = {
+            n: p.default for n, p in inspect.signature(node.resolve()).parameters.items() if p.default is not p.empty
+        }
+        return {**defaults, **node.arguments}
+    if isinstance(node, tuple):
+        return {str(i): v for i, v in enumerate(node)}
+    if dataclasses.is_dataclass(node):
+        return {f.name: getattr(node, f.name) for f in dataclasses.fields(node) if f.init}
+    return {}
+
+
+def _label(node: Any) -> str:
+    return node.target.rpartition(":")[2] if isinstance(node, Spec) else type(node).__name__
+
+
+def _coerce(current: Any, value: Any, path: str) -> Any:
+    """`value` in the kind of `current`; text from a command line is read as that kind."""
+    if isinstance(current, (Spec, tuple)) or (dataclasses.is_dataclass(current) and not isinstance(value, type(current))):
+        if isinstance(current, tuple) and isinstance(value, (list, tuple)):
+            return tuple(value)
+        raise RecipeError(f"'{path}' is a part ({current!r}), not a number: name one of its fields, or derive a recipe")
+    if isinstance(value, str) and not isinstance(current, str):
+        value = _from_text(value, path)
+    if isinstance(current, bool) != isinstance(value, bool) and current is not None:
+        raise RecipeError(f"'{path}' is {current!r}; {value!r} is of another kind")
+    if isinstance(current, int) and isinstance(value, float):
+        if value != int(value):
+            raise RecipeError(f"'{path}' is a whole number ({current!r}), not {value!r}")
+        return int(value)
+    if isinstance(current, float) and isinstance(value, int):
+        return float(value)
+    if current is not None and not isinstance(value, type(current)):
+        raise RecipeError(f"'{path}' is {current!r}; {value!r} is of another kind")
+    return value
+
+
+def _from_text(text: str, path: str) -> Any:
+    try:
+        return json.loads({"none": "null", "true": "true", "false": "false"}.get(text.lower(), text))
+    except json.JSONDecodeError:
+        raise RecipeError(f"'{path}' cannot be set to {text!r}: a number, true, false or none is expected") from None

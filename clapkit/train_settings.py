@@ -1,0 +1,60 @@
+"""The numbers of a training run."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from clapkit.errors import SpecError
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How long, how fast, and how carefully.
+
+    epochs, steps      the run's length; `steps` wins where both are given
+    lr                 peak learning rate of AdamW, reached after `warmup_steps`, then a cosine down to `final_lr_share`
+    weight_decay       on matrices and kernels only, never on norms, biases and the temperature
+    precision          "fp32", "bf16" (autocast), or "auto": bf16 where the processor has instructions for it
+    checkpoint_s       seconds between checkpoints (one is always written at the end); `keep` of them stay
+    """
+
+    epochs: float = 40.0
+    steps: int | None = None
+    lr: float = 2e-3
+    final_lr_share: float = 0.001
+    warmup_steps: int = 100
+    weight_decay: float = 0.05
+    beta1: float = 0.9
+    beta2: float = 0.98
+    clip_norm: float = 1.0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    seed: int = 0
+    checkpoint_s: float = 60.0
+    keep: int = 2
+    log_every: int = 10
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "clip_norm", "epochs", "checkpoint_s"):
+            if not getattr(self, name) > 0:
+                raise SpecError(f"{name} has to be above 0, not {getattr(self, name)}")
+        for name in ("keep", "log_every"):
+            if getattr(self, name) < 1:
+                raise SpecError(f"{name} has to be at least 1, not {getattr(self, name)}")
+        if self.steps is not None and self.steps < 1:
+            raise SpecError(f"steps has to be at least 1, not {self.steps}")
+        if self.precision not in ("auto", "fp32", "bf16"):
+            raise SpecError(f"precision is auto, fp32 or bf16, not {self.precision!r}")
+
+    def total_steps(self, clips: int, batch: int) -> int:
+        """Steps of the whole run over `clips` clips in batches of `batch`."""
+        return self.steps if self.steps is not None else max(1, math.ceil(self.epochs * clips / batch))
+
+    def lr_at(self, step: int, total: int) -> float:
+        """Learning rate of step `step` (0-based) of `total`: linear warm-up, then half a cosine."""
+        warmup = min(self.warmup_steps, total // 2)
+        if step < warmup:
+            return self.lr * (step + 1) / warmup
+        done = (step - warmup) / max(1, total - warmup)
+        return self.lr * (self.final_lr_share + (1 - self.final_lr_share) * 0.5 * (1 + math.cos(math.pi * done)))

@@ -1,0 +1,131 @@
+"""State of a run on disk: what the next step needs, written whole or not at all.
+
+A checkpoint is a folder `step_00000500/` with `state.safetensors` (weights that learn, running statistics, optimizer)
+and `progress.json`. Frozen weights are not in it: they are where they came from, and their digest is checked.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from clapkit.errors import DataError, ModelError
+from clapkit.model import DualEncoder
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands: steps done, the recipe and the data it belongs to, and the frozen weights under it."""
+
+    step: int
+    recipe: Mapping[str, Any]
+    data_digest: str
+    frozen_digest: str
+
+
+def learnt_state(model: DualEncoder) -> dict[str, torch.Tensor]:
+    """Everything that training changes: parameters with gradient, and buffers outside a frozen text tower."""
+    names = {name for name, _ in model.learnt()}
+    names |= {n for n, _ in model.named_buffers() if not (model.frozen_text and n.startswith("text."))}
+    return {name: tensor for name, tensor in model.state_dict().items() if name in names}
+
+
+def write(
+    folder: Path, model: DualEncoder, optimizer: torch.optim.Optimizer, progress: Progress, *, keep: int
+) -> Path:
+    """Write the checkpoint of `progress.step` and delete all but the newest `keep`."""
+    tensors = {f"model.{k}": v.detach().contiguous() for k, v in learnt_state(model).items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors.update({f"optimizer.{index}.{k}": v.detach().contiguous() for k, v in state.items()})
+    final = folder / f"step_{progress.step:08d}"
+    partial = folder / f".step_{progress.step:08d}.{os.getpid()}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        save_file(tensors, partial / "state.safetensors")
+        (partial / "progress.json").write_text(
+            json.dumps({"format_version": FORMAT_VERSION, **progress.__dict__}, indent=2), encoding="utf-8"
+        )
+        _flush(partial)
+        shutil.rmtree(final, ignore_errors=True)
+        partial.replace(final)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    for old in list_steps(folder)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def _flush(folder: Path) -> None:
+    """Have the files on disk before the folder gets its final name, so that a power cut cannot leave an empty one."""
+    for path in folder.iterdir():
+        with open(path, "rb+") as file:
+            os.fsync(file.fileno())
+
+
+def list_steps(folder: Path) -> list[Path]:
+    """Finished checkpoints, oldest first."""
+    return sorted(p for p in folder.glob("step_*") if (p / "progress.json").is_file())
+
+
+def read_progress(checkpoint: Path) -> Progress:
+    """The progress that `write` wrote; ModelError if it cannot be read."""
+    try:
+        data = json.loads((checkpoint / "progress.json").read_text(encoding="utf-8"))
+        version = data.pop("format_version")
+        if version != FORMAT_VERSION:
+            raise ModelError(f"{checkpoint} has format_version {version}, this clapkit reads {FORMAT_VERSION}")
+        return Progress(**data)
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise ModelError(f"{checkpoint} cannot be read: {error!r}") from error
+
+
+def check_fits(found: Progress, wanted: Progress, checkpoint: Path) -> None:
+    """Refuse to go on with another recipe, other data or other frozen weights: the result would be neither run's."""
+    if found.recipe != wanted.recipe:
+        differing = _differences(found.recipe, wanted.recipe)
+        raise ModelError(f"{checkpoint} belongs to another recipe; it differs in {', '.join(differing[:8])}")
+    if found.data_digest != wanted.data_digest:
+        raise DataError(f"{checkpoint} was trained on other data: the manifest, a split or a file has changed since")
+    if found.frozen_digest != wanted.frozen_digest:
+        raise ModelError(f"{checkpoint} was trained over another text tower")
+
+
+def _differences(a: Any, b: Any, path: str = "") -> list[str]:
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return [d for k in sorted({*a, *b}) for d in _differences(a.get(k), b.get(k), f"{path}.{k}".strip("."))]
+    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        return [d for i, (x, y) in enumerate(zip(a, b, strict=True)) for d in _differences(x, y, f"{path}.{i}")]
+    return [] if a == b else [f"{path} ({a!r} there, {b!r} here)"]
+
+
+def restore(checkpoint: Path, model: DualEncoder, optimizer: torch.optim.Optimizer) -> None:
+    """Put weights and optimizer state back as they were when `checkpoint` was written."""
+    try:
+        tensors = load_file(checkpoint / "state.safetensors")
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{checkpoint} cannot be read: {error}; delete it to go on from the one before") from error
+    wanted = learnt_state(model)
+    stored = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+    if stored.keys() != wanted.keys():
+        raise ModelError(f"{checkpoint} does not fit the model: {sorted(stored.keys() ^ wanted.keys())[:5]}")
+    with torch.no_grad():
+        for name, tensor in stored.items():
+            wanted[name].copy_(tensor)
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".", 2)
+            state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,0 +1,240 @@
+"""The training road, from a recipe and clips to a run folder. Read it from top to bottom.
+
+RUN/
+    recipe.json    the resolved recipe and versions       log.jsonl     one line every `log_every` steps
+    data.json      what was trained on, what was not      checkpoints/  the newest ones
+    model/         the result, written at the end
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clapkit import __version__
+from clapkit.data.cache import CachedAudio, cache_audio
+from clapkit.data.clip import Clip
+from clapkit.errors import DataError, ModelError, RecipeError
+from clapkit.files import atomic_file
+from clapkit.model import DualEncoder
+from clapkit.native import save, tensors_digest
+from clapkit.recipe import Recipe
+from clapkit.text.tokenizers import TextTokenizer
+from clapkit.training import checkpoint
+from clapkit.training.loader import Loader, prefetched
+from clapkit.training.log import JsonLines, ProgressBar
+from clapkit.training.optim import build_optimizer, resolve_precision
+from clapkit.training.step import plain_step
+from clapkit.training.text_features import TextFeatures
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training run."""
+
+    path: Path
+    steps: int
+    seconds: float
+    space_id: str
+
+    @property
+    def model_path(self) -> Path:
+        """The model folder, for `clapkit.load`."""
+        return self.path / "model"
+
+    def log(self) -> list[dict[str, Any]]:
+        """The records of log.jsonl."""
+        return [json.loads(line) for line in (self.path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def train(
+    recipe: Recipe,
+    clips: Sequence[Clip],
+    *,
+    out: str | Path,
+    resume: bool = False,
+    device: str = "auto",
+    progress: bool = False,
+    stop_at_step: int | None = None,
+) -> Run | None:
+    """Train `recipe` on `clips` and leave everything in the folder `out`.
+
+    resume         go on from the newest checkpoint in `out` (start, if there is none)
+    stop_at_step   write a checkpoint at that step and return None: for tests and for jobs with a time limit
+    Raises DataError, RecipeError or ModelError before the first step for whatever can be known then, and stops with a
+    checkpoint when a loss is not finite, naming the clips of that batch.
+    """
+    started = time.monotonic()
+    # ---- Folder ------------------------------------------------------------------------------------------------------
+    out = Path(out)
+    checkpoints = out / "checkpoints"
+    done = checkpoint.list_steps(checkpoints)
+    if not resume and (done or (out / "model").exists()):
+        raise DataError(f"'{out}' holds a run already: go on with it (resume=True, --resume) or choose another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    # ---- Model -------------------------------------------------------------------------------------------------------
+    where = _device(device)
+    torch.manual_seed(recipe.train.seed)
+    model: DualEncoder = recipe.model.build()
+    # The layout that the convolutions of every processor prefer; other towers do not notice.
+    model = model.to(where).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    precision = resolve_precision(recipe.train.precision, where)
+    # ---- Data --------------------------------------------------------------------------------------------------------
+    audio = _decode(clips, model.frontend.rate_hz, progress)
+    loader = Loader(
+        audio,
+        views=recipe.views,
+        size=recipe.batch,
+        texts=recipe.texts,
+        sampler=recipe.sampler,
+        seed=recipe.train.seed,
+    )
+    _check_clips(loader.clips)
+    total = recipe.train.total_steps(len(audio), recipe.batch.clips)
+    # ---- Text --------------------------------------------------------------------------------------------------------
+    if model.text.folder is None:
+        raise RecipeError("the text tower was built without a folder, so it has no tokenizer: use pretrained_text")
+    tokenizer = TextTokenizer(model.text.folder, max_tokens=model.text.max_tokens)
+    encode_texts = _text_encoder(model, tokenizer, loader, progress)
+    # ---- Optimizer and state -----------------------------------------------------------------------------------------
+    optimizer = build_optimizer(model, recipe.train)
+    frozen = tensors_digest({k: v for k, v in model.state_dict().items() if k not in checkpoint.learnt_state(model)})
+    here = checkpoint.Progress(0, json.loads(json.dumps(recipe.to_json())), _data_digest(loader.clips), frozen)
+    first = 0
+    if done:
+        found = checkpoint.read_progress(done[-1])
+        checkpoint.check_fits(found, here, done[-1])
+        checkpoint.restore(done[-1], model, optimizer)
+        first = found.step
+    _write_json(out / "recipe.json", {"clapkit": __version__, "torch": torch.__version__, "recipe": recipe.to_json()})
+    _write_json(out / "data.json", _data_report(clips, audio, total, precision))
+    # ---- Steps -------------------------------------------------------------------------------------------------------
+    def state(step: int) -> checkpoint.Progress:
+        return checkpoint.Progress(step, here.recipe, here.data_digest, here.frozen_digest)
+
+    end = total if stop_at_step is None else min(total, stop_at_step)
+    log = JsonLines(out / "log.jsonl", first_step=first)
+    saved_at = time.monotonic()
+    waited = busy = 0.0
+    counted = first
+    model.train()
+    with ProgressBar("training", total, first=first, shown=progress) as bar:
+        mark = time.monotonic()
+        for batch in prefetched(loader, first, end):
+            ready = time.monotonic()
+            step = batch.step
+            torch.manual_seed((recipe.train.seed << 32) + step)  # dropout of a step is a function of the step
+            rate = recipe.train.lr_at(step, total)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            losses = plain_step(
+                model,
+                recipe.objective,
+                batch,
+                encode_texts=encode_texts,
+                mel_views=loader.mel_views,
+                precision=precision,
+            )
+            loss = sum(losses.values())
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                checkpoint.write(checkpoints, model, optimizer, state(step), keep=recipe.train.keep)
+                raise ModelError(f"the loss became {value} at step {step}; clips of that batch: {', '.join(batch.ids)}")
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_([p for _, p in model.learnt()], recipe.train.clip_norm)
+            optimizer.step()
+            now = time.monotonic()
+            waited, busy, mark = waited + ready - mark, busy + now - ready, now
+            if (step + 1) % recipe.train.log_every == 0 or step + 1 == end:
+                speed = (step + 1 - counted) * recipe.batch.clips / max(waited + busy, 1e-9)
+                parts = {name: float(part.detach()) for name, part in losses.items()}
+                share = waited / max(waited + busy, 1e-9)
+                log.write(
+                    {"step": step, "loss": value, **parts, "lr": rate, "scale": float(model.scale.detach()),
+                     "clips_per_s": speed, "wait_share": share}
+                )  # fmt: skip
+                waited = busy = 0.0
+                counted = step + 1
+                bar.update(step + 1, note=f"loss {value:.3f}  {speed:.0f} clips/s")
+            if now - saved_at > recipe.train.checkpoint_s or step + 1 == end:
+                checkpoint.write(checkpoints, model, optimizer, state(step + 1), keep=recipe.train.keep)
+                saved_at = time.monotonic()
+    log.close()
+    # ---- Result ------------------------------------------------------------------------------------------------------
+    if end < total:
+        return None
+    space = save(model.eval(), recipe.model, out / "model", tokenizer=tokenizer)
+    return Run(out, total, time.monotonic() - started, space)
+
+
+def _device(device: str) -> torch.device:
+    if device != "auto":
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("cpu")
+
+
+def _decode(clips: Sequence[Clip], rate_hz: int, shown: bool) -> CachedAudio:
+    with ProgressBar("decoding", len(clips), shown=shown) as bar:
+        return cache_audio(clips, rate_hz=rate_hz, progress=lambda done, total: bar.update(done, total))
+
+
+def _text_encoder(model: DualEncoder, tokenizer: Any, loader: Loader, shown: bool):
+    if not model.frozen_text:
+
+        def encode(texts: Sequence[str]) -> torch.Tensor:
+            ids, mask = tokenizer.encode(list(texts))
+            return model.encode_text(torch.from_numpy(ids).to(model.device), torch.from_numpy(mask).to(model.device))
+
+        return encode
+    features = TextFeatures(model, tokenizer)
+    texts = loader.all_texts()
+    with ProgressBar("captions", len(texts), shown=shown) as bar:
+        features.prepare(texts, progress=lambda done, total: bar.update(done, total))
+    return lambda texts: model.project_text(features(texts).to(model.device))
+
+
+def _check_clips(clips: Sequence[Clip]) -> None:
+    silent = [c.id for c in clips if not (c.captions or c.prompts)]
+    if silent:
+        raise DataError(
+            f"{len(silent)} of {len(clips)} clips have neither a caption nor a label that a view turns into one", silent
+        )
+    texts = {t for c in clips for t in (*c.captions, *c.prompts)}
+    if len(texts) < 2:
+        raise DataError(f"all {len(clips)} clips have the same caption {texts}: there is nothing to tell apart")
+    if len({c.id for c in clips}) != len(clips):
+        raise RecipeError("clip ids are not unique; read the data with clapkit.data.manifest.read_all")
+
+
+def _data_digest(clips: Sequence[Clip]) -> str:
+    digest = hashlib.sha256()
+    for clip in clips:
+        digest.update(repr((clip.id, clip.start_s, clip.duration_s, clip.captions, clip.prompts)).encode())
+    return digest.hexdigest()
+
+
+def _data_report(clips: Sequence[Clip], audio: CachedAudio, total: int, precision: str) -> dict[str, Any]:
+    return {
+        "clips": len(clips),
+        "used": len(audio),
+        "steps": total,
+        "precision": precision,
+        "skipped": [{"source": f.source, "reason": f.reason} for f in audio.failures],
+        "notes": list(audio.notes),
+    }
+
+
+def _write_json(path: Path, data: Any) -> None:
+    with atomic_file(path) as file:
+        file.write(json.dumps(data, indent=2, ensure_ascii=False).encode())
