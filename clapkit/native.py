@@ -57,9 +57,13 @@ def tensors_digest(tensors: Mapping[str, torch.Tensor]) -> str:
 
 def space_id(model: DualEncoder, model_spec: Spec) -> str:
     """Identity of the embedding space: weights, front-end, windows, pooling and our algorithm version."""
-    settings = {k: v for k, v in to_json(model_spec).items() if k not in ("temperature", "frozen_text", "fixed_temperature")}
+    settings = {
+        k: v for k, v in to_json(model_spec).items() if k not in ("temperature", "frozen_text", "fixed_temperature")
+    }
     # The temperature scales scores, not vectors.
-    weights = {k: v for k, v in model.state_dict().items() if k != "logit_scale" and not k.endswith("num_batches_tracked")}
+    weights = {
+        k: v for k, v in model.state_dict().items() if k != "logit_scale" and not k.endswith("num_batches_tracked")
+    }
     named = json.dumps([ALGORITHM_VERSION, settings, tensors_digest(weights)], sort_keys=True)
     return "space-" + hashlib.sha256(named.encode()).hexdigest()[:16]
 
@@ -104,7 +108,9 @@ def find_folder(path: str | Path) -> Path:
     if not path.exists():
         raise ModelError(f"there is no model at '{path}': give a model folder or the folder of a training run")
     if (path / "checkpoints").is_dir():
-        raise ModelError(f"'{path}' is a run that has not ended: finish it with  clapkit train ... --out {path} --resume")
+        raise ModelError(
+            f"'{path}' is a run that has not ended: finish it with  clapkit train ... --out {path} --resume"
+        )
     raise ModelError(f"'{path}' is no model folder: it holds no config.json and no model/config.json")
 
 
@@ -168,6 +174,7 @@ def _fill(model: DualEncoder, tensors: Mapping[str, torch.Tensor], folder: Path)
     ]
     if problems:
         listed = "\n  - ".join(problems[:20])
-        raise ModelError(f"{folder}: the weights do not fit the configuration ({len(problems)} problems):\n  - {listed}")
+        raise ModelError(
+            f"{folder}: the weights do not fit the configuration ({len(problems)} problems):\n  - {listed}"
+        )
     model.load_state_dict(dict(tensors), assign=False)
-

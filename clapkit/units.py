@@ -7,7 +7,7 @@ import math
 
 def seconds_to_samples(duration_s: float, rate_hz: int) -> int:
     """Number of samples in `duration_s` seconds at `rate_hz`, rounded to the nearest sample."""
-    return int(round(duration_s * rate_hz))
+    return round(duration_s * rate_hz)
 
 
 def samples_to_seconds(count: int, rate_hz: int) -> float:

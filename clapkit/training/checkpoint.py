@@ -41,9 +41,7 @@ def learnt_state(model: DualEncoder) -> dict[str, torch.Tensor]:
     return {name: tensor for name, tensor in model.state_dict().items() if name in names}
 
 
-def write(
-    folder: Path, model: DualEncoder, optimizer: torch.optim.Optimizer, progress: Progress, *, keep: int
-) -> Path:
+def write(folder: Path, model: DualEncoder, optimizer: torch.optim.Optimizer, progress: Progress, *, keep: int) -> Path:
     """Write the checkpoint of `progress.step` and delete all but the newest `keep`."""
     tensors = {f"model.{k}": v.detach().contiguous() for k, v in learnt_state(model).items()}
     for index, state in optimizer.state_dict()["state"].items():

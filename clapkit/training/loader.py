@@ -57,7 +57,8 @@ class Loader:
         drawn: dict[str, list] = {}
         for number, view in enumerate(self._views):
             params = [
-                dict(view.draw(stream(self._seed, VIEWS, step, b, number + 1), clip, clips)) for b, clip in enumerate(clips)
+                dict(view.draw(stream(self._seed, VIEWS, step, b, number + 1), clip, clips))
+                for b, clip in enumerate(clips)
             ]
             by_id = {clip.id: clip for clip in clips}
             clips = [view.apply(clip, p, by_id) for clip, p in zip(clips, params, strict=True)]

@@ -1,4 +1,4 @@
-"""What a run writes down: one JSON object a line, and a live bar for whoever watches."""
+"""What a run writes down: one JSON object a line."""
 
 from __future__ import annotations
 
@@ -37,33 +37,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else str(value)
     return value
-
-
-class ProgressBar:
-    """A bar with loss, speed and time left on the terminal; nothing when `shown` is false."""
-
-    def __init__(self, description: str, total: int, *, first: int = 0, shown: bool = True) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-        from rich.progress import TimeRemainingColumn as Remaining
-
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            Remaining(),
-            disable=not shown,
-        )
-        self._task = self._bar.add_task(description, total=total, completed=first, note="")
-
-    def __enter__(self) -> ProgressBar:
-        self._bar.__enter__()
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        self._bar.__exit__(*exception)
-
-    def update(self, done: int, total: int | None = None, *, note: str = "") -> None:
-        self._bar.update(self._task, completed=done, total=total, note=note)

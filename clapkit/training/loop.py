@@ -26,11 +26,12 @@ from clapkit.errors import DataError, ModelError, RecipeError
 from clapkit.files import atomic_file
 from clapkit.model import DualEncoder
 from clapkit.native import save, tensors_digest
+from clapkit.progress import ProgressBar
 from clapkit.recipe import Recipe
 from clapkit.text.tokenizers import TextTokenizer
 from clapkit.training import checkpoint
 from clapkit.training.loader import Loader, prefetched
-from clapkit.training.log import JsonLines, ProgressBar
+from clapkit.training.log import JsonLines
 from clapkit.training.optim import build_optimizer, resolve_precision
 from clapkit.training.step import plain_step
 from clapkit.training.text_features import TextFeatures
@@ -116,6 +117,7 @@ def train(
         first = found.step
     _write_json(out / "recipe.json", {"clapkit": __version__, "torch": torch.__version__, "recipe": recipe.to_json()})
     _write_json(out / "data.json", _data_report(clips, audio, total, precision))
+
     # ---- Steps -------------------------------------------------------------------------------------------------------
     def state(step: int) -> checkpoint.Progress:
         return checkpoint.Progress(step, here.recipe, here.data_digest, here.frozen_digest)

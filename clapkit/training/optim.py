@@ -19,7 +19,7 @@ def build_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Ad
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """"bf16" or "fp32" for "auto": bf16 where the device computes in it natively, otherwise it would be emulated."""
+    """ "bf16" or "fp32" for "auto": bf16 where the device computes in it natively, otherwise it would be emulated."""
     if precision != "auto":
         return precision
     if device.type == "cuda":

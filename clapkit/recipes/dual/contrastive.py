@@ -39,7 +39,13 @@ recipe = Recipe(
     texts=TextChoice(caption_share=0.5, bank=64),
     train=TrainSettings(epochs=80, lr=2e-3),
     scales={
-        "tiny": {"model.audio.width": 8, "batch.clips": 16, "texts.bank": 16, "train.epochs": 2, "train.warmup_steps": 4},
+        "tiny": {
+            "model.audio.width": 8,
+            "batch.clips": 16,
+            "texts.bank": 16,
+            "train.epochs": 2,
+            "train.warmup_steps": 4,
+        },
         "small": {},
         "paper": {"model.audio.width": 64, "batch.clips": 256, "train.lr": 1e-3},
     },

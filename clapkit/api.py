@@ -1,0 +1,358 @@
+"""The door of the library: load, embed, classify, compare, search, train.
+
+No torch is imported until a model is loaded, so that an index can be searched by vectors without it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from clapkit.errors import AudioErrors, AudioFailure, ClapkitError, MissingExtraError, SearchIndexError
+from clapkit.search.exact import ExactIndex, Hit
+from clapkit.text.prompts import DEFAULT, fill
+
+if TYPE_CHECKING:
+    from clapkit.model import DualEncoder
+    from clapkit.native import Loaded
+    from clapkit.recipe import Recipe
+    from clapkit.runtime.engine import Embedded, Failed
+    from clapkit.training.loop import Run
+
+OnError = Literal["raise", "nan"]
+
+
+def load(
+    path_or_name: str | os.PathLike,
+    device: str = "auto",
+    precision: str = "fp32",
+    threads: int | None = None,
+    *,
+    trust: Sequence[str] = (),
+) -> Clap:
+    """Load a model for use.
+
+    path_or_name   a model folder, or the folder of a training run
+    device         "auto" (an accelerator where there is one), "cpu", "cuda", ...
+    precision      "fp32" or "bf16": what the audio tower computes in
+    threads        processor threads of torch, for the whole process; None leaves them as they are
+    trust          packages besides clapkit whose parts the configuration may name: loading runs their code
+    """
+    _need_torch("Loading a model")
+    from clapkit import native
+
+    if precision not in ("fp32", "bf16"):
+        raise ClapkitError(f"precision is 'fp32' or 'bf16', not {precision!r}")
+    if threads is not None:
+        if threads < 1:
+            raise ClapkitError(f"threads is a number of processor threads, at least 1, not {threads}")
+        import torch
+
+        torch.set_num_threads(threads)
+    return Clap(native.load(path_or_name, trust=tuple(trust)), device=device, precision=precision)
+
+
+class Clap:
+    """A model ready for use; make it with `clapkit.load`."""
+
+    def __init__(self, loaded: Loaded, *, device: str = "auto", precision: str = "fp32") -> None:
+        import torch
+
+        from clapkit.native import pipeline_id
+
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model: DualEncoder = loaded.model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.folder = loaded.folder
+        self.precision = precision
+        self.space_id = loaded.space_id
+        self.pipeline_id = pipeline_id(loaded.space_id, precision=precision)
+        self._tokenizer = loaded.tokenizer
+
+    @property
+    def dimension(self) -> int:
+        """Numbers in an embedding."""
+        return self.model.dimension
+
+    def embed_audio(
+        self,
+        sources: Sequence[Any],
+        on_error: OnError = "raise",
+        batch_size: int | None = None,
+        progress: bool = False,
+    ) -> np.ndarray:
+        """One unit-norm vector a source, float32 [n, d].
+
+        sources    list of path | bytes | (array [samples] or [samples, channels], rate_hz)
+        on_error   "raise": one AudioErrors that lists index, source and reason of all that failed;
+                   "nan": a row of NaN for each of them
+        """
+        if on_error not in ("raise", "nan"):
+            raise ClapkitError(f"on_error is 'raise' or 'nan', not {on_error!r}")
+        vectors = np.full((len(_as_list(sources)), self.dimension), np.nan, np.float32)
+        failures: list[AudioFailure] = []
+        for result in self.embed_windows(sources, batch_size=batch_size, progress=progress):
+            if hasattr(result, "error"):
+                failures.append(AudioFailure(result.index, result.error.source, result.error.reason))
+            else:
+                vectors[result.index] = result.vector_D
+        if failures and on_error == "raise":
+            raise AudioErrors(sorted(failures, key=lambda f: f.index))
+        return vectors
+
+    def embed_windows(
+        self,
+        sources: Sequence[Any],
+        *,
+        batch_size: int | None = None,
+        progress: bool = False,
+        workers: int | None = None,
+    ) -> Iterator[Embedded | Failed]:
+        """The same with every window's vector and time, one result a source as they are finished."""
+        from clapkit.runtime.engine import AudioEngine
+
+        sources = _as_list(sources)
+        engine = AudioEngine(self.model, precision=self.precision, batch_size=batch_size)
+        with _progress(len(sources), progress) as on_done:
+            yield from engine.embed(sources, workers=workers, on_done=on_done)
+
+    def embed_text(self, texts: Sequence[str]) -> np.ndarray:
+        """One unit-norm vector a text, float32 [n, d]. A text's vector does not depend on the others."""
+        import torch
+
+        if isinstance(texts, str):
+            raise ClapkitError("embed_text takes a list of texts; for one text, give [text]")
+        texts = list(texts)
+        vectors = np.zeros((len(texts), self.dimension), np.float32)
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]) if isinstance(texts[i], str) else 0)
+        for first in range(0, len(order), 64):
+            part = order[first : first + 64]
+            ids, mask = self._tokenizer.encode([texts[i] for i in part])
+            device = self.model.device
+            with torch.inference_mode():
+                rows = self.model.encode_text(torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device))
+            vectors[part] = rows.cpu().numpy()
+        return vectors
+
+    def classify(
+        self,
+        sources: Sequence[Any],
+        labels: Sequence[str],
+        template: str | None = None,
+        top_k: int | None = None,
+    ) -> list[list[tuple[str, float]]]:
+        """For each source the labels with their probabilities, best first.
+
+        The probabilities are a softmax over these labels at the model's temperature: they sum to 1 over the labels you
+        give, so they say which of them fits best, not whether any does. `template` ("this is the sound of {}" unless
+        given) makes a sentence of each label.
+        """
+        labels = list(labels)
+        if not labels:
+            raise ClapkitError("classify needs at least one label")
+        if top_k is not None and top_k < 1:
+            raise ClapkitError(f"top_k is at least 1, not {top_k}")
+        cosine = self.similarity(sources, [fill(template or DEFAULT, label) for label in labels])
+        logits = cosine.astype(np.float64) * float(self.model.scale.detach())
+        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+        probabilities = weights / weights.sum(axis=1, keepdims=True)
+        best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
+        return [[(labels[c], float(row[c])) for c in order] for row, order in zip(probabilities, best, strict=True)]
+
+    def similarity(self, sources: Sequence[Any], texts: Sequence[str]) -> np.ndarray:
+        """Cosine of every source with every text, float32 [n, m]."""
+        return self.embed_audio(sources) @ self.embed_text(texts).T
+
+
+class Index:
+    """A search index on disk, with the model that made it; open it with `Index.open`."""
+
+    def __init__(self, exact: ExactIndex, model: Clap | None) -> None:
+        if model is not None:
+            exact.check_space(model.space_id)
+        self.exact = exact
+        self.model = model
+        self.note = exact.pipeline_note(model.pipeline_id) if model is not None else None
+
+    @classmethod
+    def open(cls, path: str | os.PathLike, model: Clap | str | os.PathLike | None = None) -> Index:
+        """Open the index in the folder `path`.
+
+        model   a loaded Clap or the path of one; default: the model that the index remembers, if it is still there.
+                Without a model the index can be searched by vectors only. SpaceMismatchError for another space.
+        """
+        exact = ExactIndex.open(path)
+        if model is None:
+            model = _remembered_model(Path(path))
+        if isinstance(model, (str, os.PathLike)):
+            model = load(model)
+        return cls(exact, model)
+
+    @classmethod
+    def build(
+        cls,
+        path: str | os.PathLike,
+        model: Clap,
+        sources: Sequence[str | os.PathLike],
+        *,
+        metadata: Sequence[Mapping[str, Any]] | None = None,
+        progress: bool = False,
+    ) -> tuple[Index, list[AudioFailure]]:
+        """Embed files and write a new index of them; the files that failed come back with their reasons."""
+        exact = ExactIndex.create(
+            path, space_id=model.space_id, pipeline_id=model.pipeline_id, dimension=model.dimension
+        )
+        failures: list[AudioFailure] = []
+        rows: dict[int, tuple[np.ndarray, dict[str, Any]]] = {}
+        for result in model.embed_windows(list(sources), progress=progress):
+            if hasattr(result, "error"):
+                failures.append(AudioFailure(result.index, result.error.source, result.error.reason))
+                continue
+            about = {"path": os.fspath(sources[result.index]), "start_s": 0.0, "duration_s": result.duration_s}
+            if metadata is not None:
+                about["metadata"] = dict(metadata[result.index])
+            rows[result.index] = (result.vector_D, about)
+        order = sorted(rows)
+        if order:
+            exact.add(
+                [rows[i][1]["path"] for i in order], np.stack([rows[i][0] for i in order]), [rows[i][1] for i in order]
+            )
+        exact.save()
+        _remember_model(Path(path), model.folder)
+        return cls(exact, model), sorted(failures, key=lambda f: f.index)
+
+    def __len__(self) -> int:
+        return len(self.exact)
+
+    def search(self, text: str | None = None, audio: Any = None, k: int = 10) -> list[Hit]:
+        """The `k` nearest sounds to a text, to a sound, or to both (the mean of the two directions)."""
+        if text is None and audio is None:
+            raise SearchIndexError("search needs a text, a sound, or both")
+        if self.model is None:
+            raise SearchIndexError(
+                "this index was opened without a model: give one to Index.open, or use search_vector"
+            )
+        parts = []
+        if text is not None:
+            parts.append(self.model.embed_text([text])[0])
+        if audio is not None:
+            parts.append(self.model.embed_audio([audio])[0])
+        return self.search_vector(np.sum(parts, axis=0), k=k)
+
+    def search_vector(self, query_D: np.ndarray, k: int = 10) -> list[Hit]:
+        """The `k` nearest sounds to a vector of the index's space; needs no model and no torch."""
+        norm = float(np.linalg.norm(query_D))
+        if not norm > 0:
+            raise SearchIndexError("the query vector is zero or not a number: it has no direction to search in")
+        return self.exact.hits(np.asarray(query_D, np.float32) / np.float32(norm), k)
+
+
+def train(
+    recipe: str | Recipe,
+    data: Any,
+    *,
+    out: str | os.PathLike,
+    resume: bool = False,
+    progress: bool = False,
+    splits: Mapping[str, Sequence[str]] | None = None,
+    columns: Mapping[str, str] | None = None,
+    scale: str | None = None,
+    device: str = "auto",
+    **sets: Any,
+) -> Run:
+    """Train a recipe on captioned sound and leave the run in the folder `out`.
+
+    recipe    a Recipe, the name of one ("contrastive"), or "module:attribute"
+    data      a manifest or folder, a list of them, or a list of Clips
+    splits    column -> wanted values;  columns: role -> column, as in `clapkit.data.manifest.read`
+    scale     "tiny", "small", "paper": another size of the same method
+    sets      settings of the recipe by dotted path, with __ for the dot: train__steps=500
+    """
+    _need_torch("Training")
+    from clapkit.data.clip import Clip
+    from clapkit.data.manifest import read_all
+    from clapkit.recipe import Recipe
+    from clapkit.training.loop import train as run
+
+    if not isinstance(recipe, Recipe):
+        recipe = find_recipe(recipe)
+    if scale is not None:
+        recipe = recipe.at(scale)
+    for path, value in sets.items():
+        recipe = recipe.with_set(path.replace("__", "."), value)
+    sources = [data] if isinstance(data, (str, os.PathLike)) else list(data)
+    if sources and all(isinstance(s, Clip) for s in sources):
+        clips: Sequence[Clip] = sources
+    else:
+        clips = read_all(sources, columns=columns, splits=splits).clips
+    result = run(recipe, clips, out=os.fspath(out), resume=resume, device=device, progress=progress)
+    assert result is not None, "only stop_at_step ends a run early"
+    return result
+
+
+def find_recipe(name: str) -> Recipe:
+    """The recipe `name`: a file of clapkit/recipes/*/ by its file name, or `module:attribute` of any package."""
+    from importlib import import_module
+
+    from clapkit.errors import RecipeError, nearest_name
+
+    module, _, attribute = name.partition(":")
+    if not attribute:
+        places = recipe_files()
+        if name not in places:
+            raise RecipeError(f"there is no recipe '{name}'; {nearest_name(name, list(places))}")
+        module, attribute = places[name], "recipe"
+    try:
+        return getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise RecipeError(f"cannot read the recipe '{name}': {error}") from error
+
+
+def recipe_files() -> dict[str, str]:
+    """Recipe name -> module, from the files of clapkit/recipes/; nothing is imported."""
+    root = Path(__file__).parent / "recipes"
+    found = sorted(p for p in root.glob("*/*.py") if p.stem != "__init__")
+    return {p.stem: f"clapkit.recipes.{p.parent.name}.{p.stem}" for p in found}
+
+
+def _as_list(sources: Any) -> list[Any]:
+    if isinstance(sources, (str, bytes, os.PathLike)):
+        raise ClapkitError("a list of sounds is expected; for one sound, give [sound]")
+    return list(sources)
+
+
+def _need_torch(purpose: str) -> None:
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        raise MissingExtraError("torch", "torch", purpose) from None
+
+
+@contextmanager
+def _progress(total: int, shown: bool) -> Iterator[Callable[[int], None]]:
+    from clapkit.progress import ProgressBar
+
+    with ProgressBar("embedding", total, shown=shown) as bar:
+        yield lambda done: bar.update(done)
+
+
+def _remember_model(index: Path, model: Path) -> None:
+    """Note where the model is, relative to the index where that is possible, so that both can move together."""
+    try:
+        place = os.path.relpath(model.resolve(), index.resolve())
+    except ValueError:  # another drive
+        place = str(model.resolve())
+    (index / "model.txt").write_text(Path(place).as_posix() + "\n", encoding="utf-8")
+
+
+def _remembered_model(index: Path) -> Path | None:
+    note = index / "model.txt"
+    if not note.is_file():
+        return None
+    place = (index / note.read_text(encoding="utf-8").strip()).resolve()
+    return place if place.exists() else None
