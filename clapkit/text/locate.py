@@ -53,7 +53,7 @@ def find_text_model(name: str | Path = DEFAULT_TEXT_MODEL) -> Path:
     name = str(name)
     if name == DEFAULT_TEXT_MODEL and os.environ.get(FOLDER_VARIABLE):
         return _complete(Path(os.environ[FOLDER_VARIABLE]), f"the folder of {FOLDER_VARIABLE}")
-    packaged = PACKAGED.get(name.rpartition("/")[2])
+    packaged = next((model for short, model in PACKAGED.items() if name in (short, model.repository)), None)
     repository = packaged.repository if packaged else name
     found = _in_cache(repository) or (_in_package(packaged) if packaged else None)
     if found:

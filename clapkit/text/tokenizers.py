@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tokenizers
@@ -68,12 +67,13 @@ class TextTokenizer:
         return ids_BL, mask_BL
 
     def save(self, folder: str | Path) -> Path:
-        """Write what `TextTokenizer(folder)` needs to be made again; returns the path of tokenizer.json."""
+        """Write the tokenizer.json from which the same tokenizer can be made again; returns its path."""
+        copy = tokenizers.Tokenizer.from_str(self._tokenizer.to_str())
+        copy.no_truncation()  # max_tokens belongs to the reader
+        copy.enable_padding(pad_id=self.pad_id, pad_token=copy.id_to_token(self.pad_id))
         path = Path(folder) / TOKENIZER_FILE
-        content = json.loads((self.folder / TOKENIZER_FILE).read_text(encoding="utf-8"))
-        # The pad id may come from a second file: keep it in this one.
-        content["padding"] = _padding(self.pad_id, self._tokenizer.id_to_token(self.pad_id))
-        path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        copy.save(str(path))
         return path
 
     def _find_pad_id(self) -> int:
@@ -108,6 +108,7 @@ def write_byte_tokenizer(folder: str | Path) -> Path:
     )
     tokenizer.enable_padding(pad_id=0, pad_token="[PAD]")
     path = Path(folder) / TOKENIZER_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(path))
     return path
 
@@ -129,8 +130,3 @@ def _configured_pad_token(folder: Path) -> str | None:
     except (ValueError, AttributeError) as error:
         raise TextTowerError(f"{path} cannot be read: {error}") from error
     return token.get("content") if isinstance(token, dict) else token
-
-
-def _padding(pad_id: int, pad_token: str) -> dict[str, Any]:
-    fixed = {"direction": "Right", "pad_to_multiple_of": None, "pad_type_id": 0}
-    return {"strategy": "BatchLongest", **fixed, "pad_id": pad_id, "pad_token": pad_token}
