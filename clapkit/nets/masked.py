@@ -27,10 +27,11 @@ def stride_mask(mask_BT: Tensor | None, stride: int) -> Tensor | None:
 
 
 def zero_padding(image_BCTF: Tensor, mask_BT: Tensor | None) -> Tensor:
-    """The image with zeros in its padded frames, which is what a convolution sees beyond the end of a clip."""
+    """The (finite) image with zeros in its padded frames: what a convolution sees beyond the end of a clip."""
     if mask_BT is None:
         return image_BCTF
-    return image_BCTF.masked_fill(~mask_BT[:, None, :, None], 0.0)
+    # A product and not masked_fill: that one would lose channels_last and take several times as long.
+    return image_BCTF * mask_BT[:, None, :, None].to(image_BCTF.dtype)
 
 
 def masked_average_pool(image_BCTF: Tensor, mask_BT: Tensor | None) -> Tensor:

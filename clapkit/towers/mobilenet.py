@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -103,21 +104,21 @@ class MobileNetTower(nn.Module):
         self.input_norm = MelNorm(bins)
         self.stem = nn.Conv2d(1, channels[0], 3, 2, 1, bias=False)
         self.stem_norm = nn.BatchNorm2d(channels[0])
-        self.blocks = nn.ModuleList()
-        before, reduction = channels[0], 2
+        self.blocks, self.strides = nn.ModuleList(), list[int]()
+        before = channels[0]
         for after, stride, depth in zip(channels, strides, depths, strict=True):
             for block in range(depth):
                 step = stride if block == 0 else 1
+                self.strides.append(step)
                 self.blocks.append(
                     InvertedResidual(before, after, stride=step, expansion=expansion, squeeze_ratio=squeeze_ratio)
                 )
                 before = after
-            reduction *= stride
         self.last = nn.Conv2d(before, final_channels, 1, bias=False)
         self.last_norm = nn.BatchNorm2d(final_channels)
         self.summary = MeanMaxSummary(final_channels)
         self.width = self.summary.width
-        self.frame_rate_hz = frame_rate_hz_in / reduction
+        self.frame_rate_hz = frame_rate_hz_in / (2 * math.prod(strides))
         self.apply(_initialise)
 
     def forward(self, features: Features, keep: Tensor | None = None) -> TowerOutput:
@@ -127,9 +128,9 @@ class MobileNetTower(nn.Module):
         image = as_image(self.input_norm(features.values, mask_BT))
         image = F.hardswish(self.stem_norm(self.stem(image)))
         mask_BT = stride_mask(mask_BT, 2)
-        for block in self.blocks:
+        for block, stride in zip(self.blocks, self.strides, strict=True):
             image = block(image, mask_BT)
-            mask_BT = stride_mask(mask_BT, block.stride)
+            mask_BT = stride_mask(mask_BT, stride)
         image = F.hardswish(self.last_norm(self.last(image)))
         if mask_BT is None:
             mask_BT = features.mask_BT.new_ones(image.shape[0], image.shape[2])

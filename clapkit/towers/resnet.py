@@ -80,12 +80,13 @@ class ResNetTower(nn.Module):
         self.input_norm = MelNorm(bins)
         self.stem = nn.Conv2d(1, width, stem_kernel, stem_stride, stem_kernel // 2, bias=False)
         self.stem_norm = nn.BatchNorm2d(width)
-        self.blocks = nn.ModuleList()
+        self.blocks, self.strides = nn.ModuleList(), list[int]()
         before = width
         for stage, depth in enumerate(depths):
             after = width * 2**stage
             for block in range(depth):
-                self.blocks.append(ResidualBlock(before, after, stride=2 if stage > 0 and block == 0 else 1))
+                self.strides.append(2 if stage > 0 and block == 0 else 1)
+                self.blocks.append(ResidualBlock(before, after, stride=self.strides[-1]))
                 before = after
         self.summary = MeanMaxSummary(before)
         self.width = self.summary.width
@@ -98,9 +99,9 @@ class ResNetTower(nn.Module):
         image = as_image(self.input_norm(features.values, mask_BT))
         mask_BT = stride_mask(mask_BT, self.stem_stride)
         image = zero_padding(F.relu(self.stem_norm(self.stem(image)), inplace=True), mask_BT)
-        for block in self.blocks:
+        for block, stride in zip(self.blocks, self.strides, strict=True):
             image = block(image, mask_BT)
-            mask_BT = stride_mask(mask_BT, block.stride)
+            mask_BT = stride_mask(mask_BT, stride)
         if mask_BT is None:
             mask_BT = features.mask_BT.new_ones(image.shape[0], image.shape[2])
         frames_BTD, summary_BD = self.summary(image, mask_BT)

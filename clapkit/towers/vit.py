@@ -148,7 +148,7 @@ def _attention_mask(real_BL: Tensor) -> Tensor | None:
     mask_BL = padding_mask(real_BL)
     if mask_BL is None:
         return None
-    # A row without any real token would be 0 / 0 in the softmax; it may look anywhere, its summary is zero anyway.
+    # A row without any real token is 0 / 0 in the softmax of some kernels: it may look anywhere, its summary is zero.
     return (mask_BL | ~mask_BL.any(1, keepdim=True))[:, None, None, :]
 
 

@@ -98,12 +98,13 @@ def test_the_statistics_of_the_input_leave_padding_out():
     torch.testing.assert_close(tower.input_norm.norm.running_mean, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_maps_are_channels_last():
+@pytest.mark.parametrize("real", [64, 40])
+def test_maps_are_channels_last(real):
     tower = tiny.build().eval()
     seen = []
     for block in tower.blocks:
         block.register_forward_hook(lambda _module, _inputs, image: seen.append(image))
-    tower(whole(torch.randn(2, 64, 64)))
+    tower(Features(torch.randn(2, 64, 64), (torch.arange(64) < real).expand(2, 64)))
     assert len(seen) == 4 and all(x.is_contiguous(memory_format=torch.channels_last) for x in seen)
 
 

@@ -9,7 +9,7 @@ import torch
 
 from clapkit.audio.features import Features
 from clapkit.errors import SpecError
-from clapkit.towers.vit import Block, PatchTransformer, tiny
+from clapkit.towers.vit import Block, PatchTransformer, _attention_mask, tiny
 
 
 def features(frames: int, *, real: int | None = None, batch: int = 2, bins: int = 64) -> Features:
@@ -80,6 +80,12 @@ def test_padding_has_no_influence_at_all(tower):
     loud = quiet.with_values(torch.where(quiet.mask_BT[..., None], quiet.values, 1e6))
     assert torch.equal(tower(quiet).summary_BD, tower(loud).summary_BD)
     assert torch.equal(tower(quiet).frames_BTD, tower(loud).frames_BTD)
+
+
+def test_no_row_of_the_attention_mask_is_empty():
+    """Not every kernel survives a softmax over nothing."""
+    mask = _attention_mask(torch.tensor([[True, False], [False, False]]))
+    assert mask[:, 0, 0].tolist() == [[True, False], [True, True]]
 
 
 @torch.no_grad()
