@@ -13,11 +13,9 @@ import numpy as np
 from clapkit.building.synthesis import (
     Note,
     band,
-    decay,
     envelope,
     filtered,
     held,
-    modes,
     noise,
     resonances,
     saw,
@@ -73,7 +71,13 @@ def cat_meow(note: Note) -> np.ndarray:
     count, rate = note.samples(body.uniform(0.6, 0.9)), note.rate_hz
     pitch_hz = _contour(count, base_hz, 0.8, 1.1, 1.25, 1.2, 1.05, 0.8)
     pitch_hz = pitch_hz * (1 + 0.012 * sine(body.uniform(5, 7), count, rate))
-    voice = _throat(note, pitch_hz, ((420, 2300, 3300), (950, 1900, 3400), (900, 1450, 3200), (450, 900, 2700)), breath=0.05, rough=0.008)
+    voice = _throat(
+        note,
+        pitch_hz,
+        ((420, 2300, 3300), (950, 1900, 3400), (900, 1450, 3200), (450, 900, 2700)),
+        breath=0.05,
+        rough=0.008,
+    )
     end_s = count / rate
     return voice * envelope(count, rate, (0, 0), (0.08, 0.7), (0.4 * end_s, 1), (0.75 * end_s, 0.6), (end_s, 0))
 
@@ -84,7 +88,13 @@ def cow_moo(note: Note) -> np.ndarray:
     base_hz = 125 * note.pitch * body.uniform(0.93, 1.07)
     count, rate = note.samples(body.uniform(1.1, 1.5)), note.rate_hz
     pitch_hz = _contour(count, base_hz, 0.85, 1.0, 1.12, 1.1, 0.95, 0.8)
-    voice = _throat(note, pitch_hz, ((230, 600, 2100), (320, 750, 2200), (480, 950, 2300), (300, 700, 2100)), breath=0.06, rough=0.02)
+    voice = _throat(
+        note,
+        pitch_hz,
+        ((230, 600, 2100), (320, 750, 2200), (480, 950, 2300), (300, 700, 2100)),
+        breath=0.06,
+        rough=0.02,
+    )
     end_s = count / rate
     return voice * envelope(count, rate, (0, 0), (0.1, 0.4), (0.35 * end_s, 1), (0.8 * end_s, 0.8), (end_s, 0))
 
@@ -106,7 +116,9 @@ def crow_caw(note: Note) -> np.ndarray:
     base_hz = 500 * note.pitch * body.uniform(0.93, 1.07)
     count, rate = note.samples(body.uniform(0.3, 0.45)), note.rate_hz
     pitch_hz = _contour(count, base_hz, 0.9, 1.1, 1.1, 1.0, 0.8)
-    voice = _throat(note, pitch_hz, ((1150, 1900, 3400), (1400, 2200, 3600), (1100, 1800, 3200)), breath=0.9, rough=0.2, width=0.2)
+    voice = _throat(
+        note, pitch_hz, ((1150, 1900, 3400), (1400, 2200, 3600), (1100, 1800, 3200)), breath=0.35, rough=0.1, width=0.15
+    )
     return voice * held(count, rate, 0.03, 0.12)
 
 
@@ -132,7 +144,10 @@ def bird_chirp(note: Note) -> np.ndarray:
         count = note.samples(body.uniform(0.04, 0.09))
         sweep_hz = _contour(count, base_hz, *body.uniform(0.78, 1.28, 3)) * note.rng.uniform(0.99, 1.01)
         tone = sine(sweep_hz, count, rate) + 0.12 * sine(2 * np.minimum(sweep_hz, 0.22 * rate), count, rate)
-        parts += [tone * np.sin(np.pi * np.linspace(0, 1, count)) ** 0.7, np.zeros(note.samples(body.uniform(0.01, 0.04)))]
+        parts += [
+            tone * np.sin(np.pi * np.linspace(0, 1, count)) ** 0.7,
+            np.zeros(note.samples(body.uniform(0.01, 0.04))),
+        ]
     return np.concatenate(parts)
 
 

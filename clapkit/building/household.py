@@ -61,7 +61,9 @@ def clock_ticking(note: Note) -> np.ndarray:
     body, count, rate = note.body(), note.samples(0.12), note.rate_hz
     register = body.uniform(0.9, 1.1) * (1.0 if note.number % 2 == 0 else 0.78)
     frequencies = register * np.array([900, 2100, 3400, 5200, 7600]) * body.uniform(0.94, 1.06, 5)
-    tick = modes(frequencies, (0.35, 1.0, 0.8, 0.5, 0.3), (0.014, 0.009, 0.006, 0.004, 0.003), count=count, rate_hz=rate)
+    tick = modes(
+        frequencies, (0.35, 1.0, 0.8, 0.5, 0.3), (0.014, 0.009, 0.006, 0.004, 0.003), count=count, rate_hz=rate
+    )
     second = round(body.uniform(0.008, 0.016) * rate)
     tick[second:] += 0.5 * tick[: count - second]
     return tick
@@ -99,7 +101,7 @@ def glass_breaking(note: Note) -> np.ndarray:
 def door_creak(note: Note) -> np.ndarray:
     """A dry hinge: it sticks and slips, slowly and then faster, and each slip rings through the wood."""
     body, count, rate = note.body(), note.samples(), note.rate_hz
-    slips_hz = note.pitch * wander(note.rng, count, points=int(2 + 3 * note.length_s), low=45, high=190)
+    slips_hz = note.pitch * wander(note.rng, count, points=int(2 + 3 * note.length_s), low=16, high=125)
     slips_hz = slips_hz * wander(note.rng, count, points=int(60 * note.length_s), low=0.93, high=1.07)
     turns = np.cumsum(slips_hz) / rate
     train = np.zeros(count)
@@ -107,7 +109,9 @@ def door_creak(note: Note) -> np.ndarray:
     train[at] = note.rng.uniform(0.5, 1.0, len(at))
     centres = note.pitch * np.array([430, 980, 1650, 2700]) * body.uniform(0.9, 1.1, 4)
     wood = filtered(train, rate, resonances(centres, (60, 90, 140, 250), (0.7, 1.0, 0.8, 0.5)))
-    return wood * held(count, rate, 0.04, 0.08) * wander(note.rng, count, points=int(4 * note.length_s), low=0.45, high=1)
+    return (
+        wood * held(count, rate, 0.04, 0.08) * wander(note.rng, count, points=int(4 * note.length_s), low=0.45, high=1)
+    )
 
 
 def water_drip(note: Note) -> np.ndarray:

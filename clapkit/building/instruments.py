@@ -8,7 +8,6 @@ import numpy as np
 
 from clapkit.building.synthesis import (
     Note,
-    Response,
     band,
     decay,
     envelope,
@@ -42,7 +41,9 @@ def bicycle_bell(note: Note) -> np.ndarray:
     body, count = note.body(), note.samples(0.9)
     base_hz = 2300 * note.pitch * body.uniform(0.93, 1.07)
     ratios = np.array([1.0, 1.006, 2.74, 2.76, 5.2])
-    ping = modes(base_hz * ratios, (1, 0.8, 0.6, 0.4, 0.3), (0.18, 0.2, 0.08, 0.08, 0.04), count=count, rate_hz=note.rate_hz)
+    ping = modes(
+        base_hz * ratios, (1, 0.8, 0.6, 0.4, 0.3), (0.18, 0.2, 0.08, 0.08, 0.04), count=count, rate_hz=note.rate_hz
+    )
     total = np.zeros(count)
     spacing_s = body.uniform(0.030, 0.042)
     for strike in range(int(body.integers(7, 11))):
@@ -58,25 +59,28 @@ def guitar_string(note: Note) -> np.ndarray:
     loss = 10 ** (-3 / (base_hz * body.uniform(0.9, 1.5)))  # falls by 60 dB in that many seconds
     damping, pluck = body.uniform(0.25, 0.45), body.uniform(0.12, 0.3)
     period_s = 1 / base_hz
+    wood = resonances((105, 210, 420), (60, 80, 200), (0.5, 0.7, 0.4))
 
     def string(frequency_hz: np.ndarray) -> np.ndarray:
-        turn = 2j * math.pi * frequency_hz
+        turn = (2j * math.pi) * frequency_hz
         averaging = (1 - damping) + damping * np.exp(-turn / note.rate_hz)
+        period = np.exp(-turn * period_s)
         comb = 1 - np.exp(-turn * pluck * period_s)  # no mode has its node where the string is plucked
-        return comb / (1 - loss * averaging * np.exp(-turn * period_s))
+        return comb / (1 - loss * averaging * period) * (wood(frequency_hz) + 0.35)
 
-    burst = np.zeros(fast_length(2 * count))
-    burst[: round(period_s * note.rate_hz)] = noise(note.rng, round(period_s * note.rate_hz))
-    wood = resonances((105, 210, 420), (60, 80, 200), (0.5, 0.7, 0.4))
-    whole: Response = lambda f: string(f) * (wood(f) + 0.35)  # noqa: E731
-    return filtered(burst, note.rate_hz, whole)[:count] * held(count, note.rate_hz, 0.002, 0.25)
+    burst = np.zeros(fast_length(round(1.6 * count)), np.float32)  # long enough for the loop to die away inside
+    length = round(period_s * note.rate_hz)
+    burst[:length] = noise(note.rng, length)
+    return filtered(burst, note.rate_hz, string)[:count] * held(count, note.rate_hz, 0.002, 0.25)
 
 
 def violin(note: Note) -> np.ndarray:
     """A bowed string: a sawtooth with vibrato that grows, through the resonances of the body, with some bow noise."""
     body, count, rate = note.body(), note.samples(), note.rate_hz
     base_hz = 440 * note.pitch * body.uniform(0.93, 1.07)
-    vibrato = sine(body.uniform(4.8, 6.2), count, rate) * envelope(count, rate, (0.1, 0), (0.6, body.uniform(0.006, 0.012)))
+    vibrato = sine(body.uniform(4.8, 6.2), count, rate) * envelope(
+        count, rate, (0.1, 0), (0.6, body.uniform(0.006, 0.012))
+    )
     pitch_hz = base_hz * (1 + vibrato) * wander(note.rng, count, points=int(12 * note.length_s), low=0.997, high=1.003)
     bow = wander(note.rng, count, points=int(6 * note.length_s), low=0.75, high=1.0)
     string = saw(pitch_hz, count, rate) + 0.06 * noise(note.rng, count)
@@ -90,7 +94,9 @@ def xylophone(note: Note) -> np.ndarray:
     body, count = note.body(), note.samples(0.7)
     base_hz = 750 * note.pitch * body.uniform(0.93, 1.07)
     frequencies = base_hz * np.array([1.0, body.uniform(3.85, 4.0), body.uniform(9.0, 9.4)])
-    bar = modes(frequencies, (1.0, 0.5, 0.25), (body.uniform(0.1, 0.18), 0.045, 0.018), count=count, rate_hz=note.rate_hz)
+    bar = modes(
+        frequencies, (1.0, 0.5, 0.25), (body.uniform(0.1, 0.18), 0.045, 0.018), count=count, rate_hz=note.rate_hz
+    )
     return bar + 0.15 * noise(note.rng, count) * decay(count, note.rate_hz, 0.004)
 
 
@@ -109,7 +115,9 @@ def snare_drum(note: Note) -> np.ndarray:
     body, count, rate = note.body(), note.samples(0.35), note.rate_hz
     base_hz = 185 * body.uniform(0.9, 1.15)
     skin = modes((base_hz, 1.78 * base_hz), (0.8, 0.5), (0.05, 0.035), count=count, rate_hz=rate)
-    wires = shaped_noise(note.rng, count, rate, band(body.uniform(1200, 2200), 11000)) * decay(count, rate, body.uniform(0.05, 0.08))
+    wires = shaped_noise(note.rng, count, rate, band(body.uniform(1200, 2200), 11000)) * decay(
+        count, rate, body.uniform(0.05, 0.08)
+    )
     return skin + 0.45 * wires
 
 

@@ -34,7 +34,12 @@ def siren(note: Note) -> np.ndarray:
 def car_engine(note: Note) -> np.ndarray:
     """Four cylinders that fire unevenly into an exhaust pipe, with the hiss of the intake."""
     body, count, rate = note.body(), note.samples(), note.rate_hz
-    firing_hz = 48 * note.pitch * body.uniform(0.93, 1.07) * wander(note.rng, count, points=int(2 + 4 * note.length_s), low=0.97, high=1.03)
+    firing_hz = (
+        48
+        * note.pitch
+        * body.uniform(0.93, 1.07)
+        * wander(note.rng, count, points=int(2 + 4 * note.length_s), low=0.97, high=1.03)
+    )
     strokes = np.floor(np.cumsum(firing_hz) / rate).astype(int)
     power = body.uniform(0.55, 1.0, 4)[strokes % 4] * note.rng.uniform(0.85, 1.0, strokes[-1] + 1)[strokes]
     blast = (saw(firing_hz, count, rate) + 0.25 * noise(note.rng, count)) * power
@@ -74,7 +79,9 @@ def laser_zap(note: Note) -> np.ndarray:
     count = note.samples(body.uniform(0.2, 0.3))
     fall = np.exp(-np.arange(count) / rate / body.uniform(0.055, 0.085))
     pitch_hz = note.pitch * (170 + body.uniform(3000, 4200) * fall)
-    tone = saw(np.minimum(pitch_hz, 0.4 * rate), count, rate) * 0.5 + sine(np.minimum(pitch_hz, 0.4 * rate), count, rate)
+    tone = saw(np.minimum(pitch_hz, 0.4 * rate), count, rate) * 0.5 + sine(
+        np.minimum(pitch_hz, 0.4 * rate), count, rate
+    )
     return tone * decay(count, rate, 0.12, 0.002) * held(count, rate, 0.002, 0.04)
 
 
@@ -98,7 +105,11 @@ def train_whistle(note: Note) -> np.ndarray:
     for ratio in (1.0, 1.26, 1.5, 1.89):
         pitch_hz = base_hz * ratio * body.uniform(0.99, 1.01) * pressure
         start = body.uniform()
-        total += sine(pitch_hz, count, rate, start) + 0.3 * sine(2 * pitch_hz, count, rate) + 0.2 * sine(3 * pitch_hz, count, rate)
+        total += (
+            sine(pitch_hz, count, rate, start)
+            + 0.3 * sine(2 * pitch_hz, count, rate)
+            + 0.2 * sine(3 * pitch_hz, count, rate)
+        )
     return total * held(count, rate, 0.08, 0.15)
 
 

@@ -11,9 +11,9 @@ from clapkit.building.synthesis import (
     filtered,
     held,
     impulses,
-    shaped_noise,
     modes,
     resonances,
+    shaped_noise,
     wander,
 )
 
@@ -56,13 +56,17 @@ def ocean_waves(note: Note) -> np.ndarray:
 def thunder(note: Note) -> np.ndarray:
     """A crack, then a rumble that rolls back from farther and farther away."""
     body, count, rate = note.body(), note.samples(), note.rate_hz
-    rumble = shaped_noise(note.rng, count, rate, band(25, 110, 1)) + 0.35 * shaped_noise(note.rng, count, rate, band(100, 500, 1))
+    rumble = shaped_noise(note.rng, count, rate, band(25, 110, 1)) + 0.35 * shaped_noise(
+        note.rng, count, rate, band(100, 500, 1)
+    )
     rolling = np.zeros(count)
     for delay_s in (0.0, *np.sort(note.rng.uniform(0.08, 0.75, int(body.integers(3, 6)))) * note.length_s):
         at = min(count - 16, round(delay_s * rate))
         strength = np.exp(-1.2 * delay_s / note.length_s) * note.rng.uniform(0.5, 1.0)
-        rolling[at:] += strength * decay(count - at, rate, 0.22 * note.length_s, 0.02)
-    crack = shaped_noise(note.rng, count, rate, band(150, 5000, 1)) * decay(count, rate, body.uniform(0.05, 0.12), 0.004)
+        rolling[at:] += strength * decay(count - at, rate, 0.22 * note.length_s, 0.09)
+    crack = shaped_noise(note.rng, count, rate, band(150, 5000, 1)) * decay(
+        count, rate, body.uniform(0.05, 0.12), 0.004
+    )
     return (rumble * rolling + body.uniform(0.5, 1.0) * crack) * held(count, rate, 0.003, 0.3)
 
 
@@ -84,8 +88,14 @@ def stream(note: Note) -> np.ndarray:
 def fire_crackling(note: Note) -> np.ndarray:
     """Burning wood: a soft low roar and sap that bursts in clusters of sharp pops."""
     body, rng, count, rate = note.body(), note.rng, note.samples(), note.rate_hz
-    roar = shaped_noise(rng, count, rate, band(60, 350, 1)) * wander(rng, count, points=int(3 + 6 * note.length_s), low=0.4, high=1)
-    fine = filtered(impulses(rng, count, rate, 90 * body.uniform(0.8, 1.2)), rate, resonances((3000, 6500), (2500, 5000), (1, 1)))
-    pops = filtered(impulses(rng, count, rate, 9 * body.uniform(0.8, 1.2)), rate, resonances((900, 2200), (500, 1500), (1, 1)))
+    roar = shaped_noise(rng, count, rate, band(60, 350, 1)) * wander(
+        rng, count, points=int(3 + 6 * note.length_s), low=0.4, high=1
+    )
+    fine = filtered(
+        impulses(rng, count, rate, 90 * body.uniform(0.8, 1.2)), rate, resonances((3000, 6500), (2500, 5000), (1, 1))
+    )
+    pops = filtered(
+        impulses(rng, count, rate, 9 * body.uniform(0.8, 1.2)), rate, resonances((900, 2200), (500, 1500), (1, 1))
+    )
     fine, pops = fine / (np.std(fine) + 1e-9), pops / (np.std(pops) + 1e-9)
     return (0.15 * roar + 0.35 * fine + 0.9 * pops) * held(count, rate, 0.05, 0.1)

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from clapkit.building.kinds import Kind
+from clapkit.building.kinds import Kind, Traits
 from clapkit.building.synthesis import Note, bins_hz, fast_length, noise
 from clapkit.units import db_to_gain
 
-Traits = Mapping[str, str | int]
+Ranges = dict[str | None, tuple[float, float]]
 
 # Ranges that an attribute is drawn from; None = not stated. Gaps lie between them, so that a stated value can be heard.
-PITCH = {"low-pitched": (0.50, 0.64), None: (0.93, 1.07), "high-pitched": (1.6, 2.0)}
-PEAK_DB = {"quiet": (-36.0, -30.0), None: (-18.0, -13.0), "loud": (-4.0, -1.0)}
-INTERVAL = {"slow": (1.55, 1.85), None: (0.92, 1.08), "fast": (0.42, 0.54)}
-LENGTH_SHARE = {"short": (0.12, 0.2), None: (0.4, 0.65), "long": (0.86, 0.94)}
+PITCH: Ranges = {"low-pitched": (0.50, 0.64), None: (0.93, 1.07), "high-pitched": (1.6, 2.0)}
+PEAK_DB: Ranges = {"quiet": (-36.0, -30.0), None: (-18.0, -13.0), "loud": (-4.0, -1.0)}
+INTERVAL: Ranges = {"slow": (1.55, 1.85), None: (0.92, 1.08), "fast": (0.42, 0.54)}
+LENGTH_SHARE: Ranges = {"short": (0.12, 0.2), None: (0.4, 0.65), "long": (0.86, 0.94)}
 
 _AUDIBLE = db_to_gain(-46.0)  # relative to its peak: below this a stroke counts as over
 _FADE_S = 0.012
@@ -57,25 +56,25 @@ def perform(
         rate_hz=rate_hz,
         rng=rng,
         identity=int(rng.integers(2**62)),
-        pitch=_between(PITCH[traits.get("pitch")], rng),
-        tempo=1.0 / _between(INTERVAL[traits.get("tempo")], rng),
+        pitch=_drawn(PITCH, traits.get("pitch"), rng),
+        tempo=1.0 / _drawn(INTERVAL, traits.get("tempo"), rng),
     )
     if kind.continuous:
-        length = "long" if fill else traits.get("duration")
-        played = _stretch(kind, note, slot_s * _between(LENGTH_SHARE[length], rng), slot_s)
+        length = "long" if fill else traits.get("length")
+        played = _stretch(kind, note, slot_s * _drawn(LENGTH_SHARE, length, rng))
     else:
         played = _series(kind, note, traits, slot_s)
-    wanted = db_to_gain(_between(PEAK_DB[traits.get("loudness")], rng))
+    wanted = db_to_gain(_drawn(PEAK_DB, traits.get("loudness"), rng))
     gain = np.float32(wanted / (strength(played.audio, rate_hz) + 1e-12))
     return Performance(played.audio * gain, played.spans_s)
 
 
-def _between(limits: tuple[float, float], rng: np.random.Generator) -> float:
-    return float(rng.uniform(*limits))
+def _drawn(ranges: Ranges, value: str | int | None, rng: np.random.Generator) -> float:
+    return float(rng.uniform(*ranges[None if value is None else str(value)]))
 
 
-def _stretch(kind: Kind, note: Note, length_s: float, slot_s: float) -> Performance:
-    audio, lead = _trimmed(kind.play(_at(note, length_s=min(length_s, slot_s))), note.rate_hz)
+def _stretch(kind: Kind, note: Note, length_s: float) -> Performance:
+    audio = _trimmed(kind.play(replace(note, length_s=length_s)), note.rate_hz)
     return Performance(audio, ((0.0, len(audio) / note.rate_hz),))
 
 
@@ -86,8 +85,8 @@ def _series(kind: Kind, note: Note, traits: Traits, slot_s: float) -> Performanc
     total = np.zeros(round(slot_s * rate), np.float32)
     spans = []
     for number, onset_s in enumerate(onsets_s):
-        stroke = kind.play(_at(note, number=number, pitch=note.pitch * rng.uniform(0.985, 1.015)))
-        stroke, _ = _trimmed(stroke * np.float32(rng.uniform(0.85, 1.0)), rate)
+        stroke = kind.play(replace(note, number=number, pitch=note.pitch * rng.uniform(0.985, 1.015)))
+        stroke = _trimmed(stroke * np.float32(rng.uniform(0.85, 1.0)), rate)
         at = round(onset_s * rate)
         stroke = _cut(stroke, len(total) - at, rate)
         total[at : at + len(stroke)] += stroke
@@ -96,10 +95,22 @@ def _series(kind: Kind, note: Note, traits: Traits, slot_s: float) -> Performanc
     return Performance(total[:end], tuple(spans))
 
 
+def most_strokes(kind: Kind, slot_s: float) -> int:
+    """How many strokes (at most 4) of a countable kind fit into a slot at their usual pace; 0: it is not countable."""
+    if "count" not in kind.axes:
+        return 0
+    return min(4, 1 + int(_room_s(kind, slot_s) / kind.interval_s))
+
+
+def _room_s(kind: Kind, slot_s: float) -> float:
+    """The part of a slot where strokes may begin: the last one needs time to be heard."""
+    return slot_s - min(0.8 * kind.interval_s, 0.45 * slot_s)
+
+
 def _onsets(kind: Kind, note: Note, traits: Traits, slot_s: float) -> np.ndarray:
     """When the strokes of a series begin, in seconds from its start."""
     rng, interval_s = note.rng, kind.interval_s / note.tempo
-    room_s = slot_s - min(0.8 * kind.interval_s, 0.45 * slot_s)  # the last stroke needs time to be heard
+    room_s = _room_s(kind, slot_s)
     if "count" in traits:
         number = int(traits["count"])
         interval_s = min(interval_s, room_s / max(1, number - 1))
@@ -108,22 +119,20 @@ def _onsets(kind: Kind, note: Note, traits: Traits, slot_s: float) -> np.ndarray
         number = max(number, 3 if "tempo" in traits else 1)
         interval_s = min(interval_s, room_s / max(1, number - 1))
     else:
-        number = int(rng.integers(1, 1 + min(4, 1 + int(room_s / interval_s))))
+        number = int(rng.integers(2, 5))
+        number = min(number, max(2, 1 + int(room_s / interval_s)))
+        interval_s = min(interval_s, room_s / (number - 1))
     jitter = rng.uniform(-0.5, 0.5, number) * kind.unevenness * interval_s
     onsets_s = np.arange(number) * interval_s + jitter
     return np.clip(onsets_s - onsets_s[0], 0.0, room_s)
 
 
-def _at(note: Note, **changes: float) -> Note:
-    return Note(**{**vars(note), **changes})
-
-
-def _trimmed(audio: np.ndarray, rate_hz: int) -> tuple[np.ndarray, int]:
-    """The audible part, faded at its end, and the index where it began."""
+def _trimmed(audio: np.ndarray, rate_hz: int) -> np.ndarray:
+    """The audible part, faded at its end: what is left begins and ends with sound."""
     audio = np.asarray(audio, np.float32)
     heard = np.flatnonzero(np.abs(audio) > _AUDIBLE * np.abs(audio).max())
     first, last = int(heard[0]), int(heard[-1]) + 1
-    return _cut(audio[first:last], last - first, rate_hz), first
+    return _cut(audio[first:last], last - first, rate_hz)
 
 
 def _cut(audio: np.ndarray, count: int, rate_hz: int) -> np.ndarray:
@@ -146,12 +155,16 @@ def in_a_room(audio: np.ndarray, *, rate_hz: int, rng: np.random.Generator) -> n
     delay = round(rng.uniform(0.003, 0.012) * rate_hz)
     echo = noise(rng, tail) * np.exp(-np.arange(tail) / (rng.uniform(0.015, 0.07) * rate_hz))
     echo *= db_to_gain(rng.uniform(-24.0, -9.0)) / np.sqrt(np.sum(echo * echo))
-    response = np.concatenate((np.zeros(delay), echo))
+    response = np.concatenate((np.zeros(delay), echo)).astype(np.float32)
     response[0] = 1.0
     octaves = np.log2(np.maximum(bins_hz(size, rate_hz), 60.0) / 1000.0)
     tilt_db = rng.uniform(-1.2, 1.2) * octaves
     bump_db = rng.uniform(-4.0, 4.0) * np.exp(-((octaves - rng.uniform(-3.0, 3.0)) ** 2))
     colour = 10.0 ** ((tilt_db + bump_db) / 20.0)
-    spectrum = np.fft.rfft(audio + hiss * noise(rng, len(audio)), size) * np.fft.rfft(response, size) * colour
+    spectrum = (
+        np.fft.rfft(audio + hiss * noise(rng, len(audio)), size)
+        * np.fft.rfft(response, size)
+        * colour.astype(np.float32)
+    )
     wet = np.fft.irfft(spectrum, size)[: len(audio)].astype(np.float32)
     return wet * np.float32(before / strength(wet, rate_hz))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+Numbers = Sequence[float] | np.ndarray
 Response = Callable[[np.ndarray], np.ndarray]  # frequencies in Hz -> gains, real or complex
 
 
@@ -61,7 +62,7 @@ def fast_length(count: int) -> int:
 @functools.lru_cache(maxsize=64)
 def bins_hz(count: int, rate_hz: int) -> np.ndarray:
     """Frequencies [count // 2 + 1] of a real transform of `count` samples; the bin at 0 Hz stands at half a bin."""
-    frequencies = np.fft.rfftfreq(count, 1.0 / rate_hz)
+    frequencies = np.fft.rfftfreq(count, 1.0 / rate_hz).astype(np.float32)
     frequencies[0] = 0.5 * frequencies[1]  # responses may divide by the frequency
     return frequencies
 
@@ -98,9 +99,9 @@ def saw(frequency_hz: float | np.ndarray, count: int, rate_hz: int, start: float
 
 
 def modes(
-    frequencies_hz: Sequence[float] | np.ndarray,
-    gains: Sequence[float] | np.ndarray,
-    decays_s: Sequence[float] | np.ndarray,
+    frequencies_hz: Numbers,
+    gains: Numbers,
+    decays_s: Numbers,
     *,
     count: int,
     rate_hz: int,
@@ -136,7 +137,9 @@ def noise(rng: np.random.Generator, count: int) -> np.ndarray:
 def shaped_noise(rng: np.random.Generator, count: int, rate_hz: int, response: Response) -> np.ndarray:
     """Noise [count] of unit RMS whose amplitude spectrum follows `response`."""
     size = fast_length(count)
-    spectrum = noise(rng, 2 * (size // 2 + 1)).view(np.complex64) * response(bins_hz(size, rate_hz)).astype(np.complex64)
+    spectrum = noise(rng, 2 * (size // 2 + 1)).view(np.complex64) * response(bins_hz(size, rate_hz)).astype(
+        np.complex64
+    )
     shaped = np.fft.irfft(spectrum, size)[:count].astype(np.float32)
     return shaped / (np.sqrt(np.mean(shaped * shaped)) + 1e-12)
 
@@ -144,10 +147,13 @@ def shaped_noise(rng: np.random.Generator, count: int, rate_hz: int, response: R
 def wander(rng: np.random.Generator, count: int, *, points: int, low: float, high: float) -> np.ndarray:
     """A smooth random curve [count] between `low` and `high` with about `points` turns."""
     knots = rng.uniform(low, high, max(2, points))
-    position = np.linspace(0, len(knots) - 1.001, count)
+    step = max(1, min(64, count // (8 * len(knots))))  # drawn on a coarse grid, which costs next to nothing
+    position = np.linspace(0, len(knots) - 1.001, -(-count // step) + 1)
     left = position.astype(int)
     rise = 0.5 - 0.5 * np.cos(math.pi * (position - left))
-    return knots[left] * (1 - rise) + knots[left + 1] * rise
+    coarse = (knots[left] * (1 - rise) + knots[left + 1] * rise).astype(np.float32)
+    between = np.arange(step, dtype=np.float32) / step
+    return (coarse[:-1, None] + np.diff(coarse)[:, None] * between).ravel()[:count]
 
 
 def impulses(rng: np.random.Generator, count: int, rate_hz: int, per_second: float) -> np.ndarray:
@@ -164,26 +170,37 @@ def impulses(rng: np.random.Generator, count: int, rate_hz: int, per_second: flo
 def filtered(signal: np.ndarray, rate_hz: int, response: Response) -> np.ndarray:
     """`signal` [N] through `response`; what rings on after its end is cut off."""
     size = fast_length(len(signal) + rate_hz // 50)  # 20 ms of room, so that ringing does not wrap to the start
-    spectrum = np.fft.rfft(signal, size) * response(bins_hz(size, rate_hz))
+    spectrum = np.fft.rfft(np.asarray(signal, np.float32), size) * _single(response(bins_hz(size, rate_hz)))
     return np.fft.irfft(spectrum, size)[: len(signal)].astype(np.float32)
+
+
+def _single(gains: np.ndarray) -> np.ndarray:
+    """In single precision, real or complex: transforms of float32 take half the time."""
+    return gains.astype(np.complex64 if np.iscomplexobj(gains) else np.float32, copy=False)
 
 
 def band(low_hz: float, high_hz: float, order: int = 2) -> Response:
     """Pass what lies between two corner frequencies; slopes of 6 dB per octave and order."""
 
     def response(frequency_hz: np.ndarray) -> np.ndarray:
-        return 1.0 / np.sqrt((1 + (low_hz / frequency_hz) ** (2 * order)) * (1 + (frequency_hz / high_hz) ** (2 * order)))
+        above, below = np.square(low_hz / frequency_hz), np.square(frequency_hz / high_hz)
+        if order > 1:
+            above, below = above**order, below**order
+        return 1.0 / np.sqrt((1 + above) * (1 + below))
 
     return response
 
 
-def resonances(centres_hz: Sequence[float], widths_hz: Sequence[float], gains: Sequence[float]) -> Response:
+def resonances(centres_hz: Numbers, widths_hz: Numbers, gains: Numbers) -> Response:
     """Parallel resonators (formants of a throat, bands of a body): each rings at its centre."""
 
     def response(frequency_hz: np.ndarray) -> np.ndarray:
-        total = np.zeros(len(frequency_hz), complex)
+        total = np.zeros(len(frequency_hz), np.complex64)
         for centre, width, gain in zip(centres_hz, widths_hz, gains, strict=True):
-            total += gain / (1 + 2j * (frequency_hz - centre) / width)
+            off = (frequency_hz - np.float32(centre)) * np.float32(2 / width)
+            real = np.float32(gain) / (1 + off * off)  # gain / (1 + i off)
+            total.real += real
+            total.imag -= real * off
         return total
 
     return response
@@ -193,19 +210,24 @@ def resonances(centres_hz: Sequence[float], widths_hz: Sequence[float], gains: S
 
 
 def envelope(count: int, rate_hz: int, *points: tuple[float, float]) -> np.ndarray:
-    """Straight lines [count] through (time in seconds, gain) points."""
+    """Straight lines [count] through (time in seconds, gain) points; constant before the first and after the last."""
     times_s, gains = zip(*points, strict=True)
-    return np.interp(np.arange(count) / rate_hz, times_s, gains)
+    return np.interp(np.arange(count), np.array(times_s) * rate_hz, gains).astype(np.float32)
 
 
 def decay(count: int, rate_hz: int, decay_s: float, attack_s: float = 0.001) -> np.ndarray:
-    """A quick rise followed by an exponential fall to 1/e in `decay_s`."""
-    t = np.arange(count, dtype=np.float32) / rate_hz
-    return np.minimum(t / attack_s, 1.0) * np.exp(-t / decay_s)
+    """A quick rise followed by an exponential fall to 1/e in `decay_s`; silent after 10 times that."""
+    total = np.zeros(count, np.float32)
+    used = min(count, 1 + int(10 * decay_s * rate_hz))
+    t = np.arange(used, dtype=np.float32) / np.float32(rate_hz)
+    total[:used] = np.minimum(t / np.float32(attack_s), 1) * np.exp(-t / np.float32(decay_s))
+    return total
 
 
 def held(count: int, rate_hz: int, attack_s: float = 0.03, release_s: float = 0.05) -> np.ndarray:
     """A steady sound that fades in and out."""
-    end_s = count / rate_hz
-    attack_s, release_s = min(attack_s, 0.4 * end_s), min(release_s, 0.4 * end_s)
-    return envelope(count, rate_hz, (0, 0), (attack_s, 1), (end_s - release_s, 1), (end_s, 0))
+    attack, release = (max(1, min(round(s * rate_hz), int(0.4 * count))) for s in (attack_s, release_s))
+    total = np.ones(count, np.float32)
+    total[:attack] = np.linspace(0, 1, attack, dtype=np.float32)
+    total[count - release :] = np.linspace(1, 0, release, dtype=np.float32)
+    return total
