@@ -131,18 +131,24 @@ def read_all(
     assigned = {name: assign_columns(table, columns, need_text=need_text) for name, table in tables.items()}
     rows_read = {name: len(table.rows) for name, table in tables.items()}
     problems = {name: [*tables[name].problems, *assigned[name].problems] for name in names}
-    for name, complaint in _filter(tables, assigned, splits or {}):
+    readers = {
+        name: ClipReader(table, assigned[name], need_text=need_text, check_files=check_files)
+        for name, table in tables.items()
+    }
+    # A single value is a natural slip, and "fold1" is also a sequence of letters.
+    wanted = {word: [values] if isinstance(values, str) else values for word, values in (splits or {}).items()}
+    for name, complaint in _filter(tables, assigned, wanted):
         problems[name].append(complaint)
     clips: dict[str, list[Clip]] = {}
     reports = []
     for name, table in tables.items():
-        reader = ClipReader(assigned[name], table.base, need_text=need_text, check_files=check_files)
-        rows = table.rows if assigned[name].of("audio") else []
-        clips[name] = [clip for row in rows if (clip := reader.read(row)) is not None]
-        problems[name] += [*reader.problems, *_duplicates(clips[name])]
+        clips[name] = readers[name].read(table.rows if assigned[name].of("audio") else [])
+        problems[name] += readers[name].problems
         if not table.rows and not problems[name]:
             problems[name].append("no row is left by the split filter" if rows_read[name] else "it has no rows")
-        reports.append(_report(name, rows_read[name], table, assigned[name], _warnings(clips[name], reader.counts)))
+        reports.append(
+            _report(name, rows_read[name], table, assigned[name], _warnings(clips[name], readers[name].counts))
+        )
     _raise_all(problems)
     return Manifest(_join(clips), tuple(reports), " + ".join(names))
 
@@ -167,17 +173,18 @@ def _filter(
     tables: Mapping[str, Table], assigned: Mapping[str, Assignment], splits: Mapping[str, Sequence[str]]
 ) -> Iterator[tuple[str, str]]:
     """Leave only the wanted rows in each table; yields (source, complaint)."""
+    readable = {name: table for name, table in tables.items() if table.columns}
     for word, wanted in splits.items():
+        columns = {name: _split_column(word, table, assigned[name]) for name, table in readable.items()}
         seen: Counter[str] = Counter()
-        for name, table in tables.items():
-            column = _split_column(word, table, assigned[name])
+        for name, column in columns.items():
+            table = readable[name]
             if column is None:
                 yield name, f"there is no column '{word}' to filter by; {nearest_name(word, table.columns)}"
                 continue
-            counts = Counter(str(row.values.get(column)) for row in table.rows)
-            seen += counts
+            seen.update(str(row.values.get(column)) for row in table.rows)
             table.rows = [row for row in table.rows if str(row.values.get(column)) in wanted]
-        for value in wanted:
+        for value in wanted if any(columns.values()) else ():
             if value not in seen:
                 listed = ", ".join(f"{v} ({n})" for v, n in sorted(seen.items())[:30])
                 yield next(iter(tables)), f"no row has {word}={value}; values of {word}: {listed or 'none'}"
@@ -193,11 +200,6 @@ def _split_column(word: str, table: Table, assignment: Assignment) -> str | None
 def _report(name: str, rows_read: int, table: Table, assignment: Assignment, warnings: Iterator[str]) -> SourceReport:
     all_warnings = (*table.warnings, *warnings)
     return SourceReport(name, rows_read, len(table.rows), assignment.used(), assignment.unread, all_warnings)
-
-
-def _duplicates(clips: Sequence[Clip]) -> list[str]:
-    counts = Counter(clip.id for clip in clips)
-    return [f"the id '{i}' appears {n} times: ids (or paths) must be unique" for i, n in counts.items() if n > 1]
 
 
 def _warnings(clips: Sequence[Clip], counts: Mapping[str, int]) -> Iterator[str]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from clapkit.data.clip import Clip, Event
 from clapkit.data.columns import Assignment, Column
-from clapkit.data.tables import Row
+from clapkit.data.tables import Row, Table
 from clapkit.text.prompts import clean_label
 
 _EVENT_KEYS = {
@@ -22,26 +22,35 @@ _EVENT_KEYS = {
 
 
 class ClipReader:
-    """Reads rows with fixed columns.
+    """Reads the rows of one table.
 
     `problems` and `counts` ("without text", "empty captions", "labels that are numbers") grow with every row read.
-    Relative paths start from `base`.
+    Make it before rows are left out: whether a name inside the table is unique, and so an id, depends on all of them.
     """
 
-    def __init__(self, assignment: Assignment, base: Path, *, need_text: bool, check_files: bool) -> None:
+    def __init__(self, table: Table, assignment: Assignment, *, need_text: bool, check_files: bool) -> None:
         self._columns = assignment
-        self._base = base
+        self._base = table.base
         self._need_text = need_text
         self._check_files = check_files
+        self._held_names = Counter(_held(self._first(row, "audio"))[1] for row in table.rows)
+        self._ids: Counter[str] = Counter()
         self.problems: list[str] = []
         self.counts: dict[str, int] = {}
 
-    def read(self, row: Row) -> Clip | None:
-        """The clip of a row; None where it has no usable sound or id. Every fault is added to `problems`."""
+    def read(self, rows: Sequence[Row]) -> list[Clip]:
+        """The clips of all rows without a fault; every fault, ids that appear twice among them, joins `problems`."""
+        clips = [clip for row in rows if (clip := self._read_one(row)) is not None]
+        twice = {name: count for name, count in self._ids.items() if count > 1}
+        self.problems += [f"the id '{i}' appears {n} times: ids (or paths) must be unique" for i, n in twice.items()]
+        return clips
+
+    def _read_one(self, row: Row) -> Clip | None:
         before = len(self.problems)
         audio, name = self._audio(row)
         start_s, duration_s = self._times(row)
-        captions, empty = self._captions(row)
+        before_text = len(self.problems)
+        captions, empty_caption = self._captions(row)
         clip = Clip(
             id=self._id(row, name, start_s),
             audio=audio,
@@ -54,7 +63,8 @@ class ClipReader:
             events=self._events(row),
             meta={name: row.values.get(name) for name in self._columns.unread},
         )
-        self._check_text(row, clip, empty_caption=empty)
+        if len(self.problems) == before_text:
+            self._check_text(row, clip, empty_caption=empty_caption)
         return clip if len(self.problems) == before else None
 
     def _problem(self, row: Row, text: str) -> None:
@@ -76,13 +86,9 @@ class ClipReader:
 
     def _audio(self, row: Row) -> tuple[str | bytes, str]:
         """Where the sound is, and the name by which the manifest knows it."""
-        value = self._first(row, "audio")
-        name = ""
-        if isinstance(value, Mapping):
-            name = value.get("path") or ""
-            value = value.get("bytes") or value.get("path")
+        value, name = _held(self._first(row, "audio"))
         if isinstance(value, bytes):
-            return value, name
+            return value, name if self._held_names[name] == 1 else ""
         if not isinstance(value, str):
             found = "nothing" if value is None else type(value).__name__
             self._problem(row, f"the sound is named by a path or held as bytes, found {found}")
@@ -94,14 +100,15 @@ class ClipReader:
         return os.fspath(path), value
 
     def _id(self, row: Row, name: str, start_s: float) -> str:
-        given = self._plain(row, "id")
-        if given is not None:
-            return given
-        if self._columns.of("id"):
-            self._problem(row, "the id is empty")
-        # Several rows may cut pieces out of one file; sound without any name is known by its row.
-        cut = f"#{start_s:g}" if self._columns.of("start") else ""
-        return f"{name}{cut}" if name else row.where
+        found = self._plain(row, "id")
+        if found is None:
+            if self._columns.of("id"):
+                self._problem(row, "the id is empty")
+            # Several rows may cut pieces out of one file; sound without a name of its own is known by its row.
+            cut = f"#{start_s:g}" if self._columns.of("start") else ""
+            found = f"{name}{cut}" if name else row.where
+        self._ids[found] += 1
+        return found
 
     def _times(self, row: Row) -> tuple[float, float | None]:
         start_s = self._seconds(row, "start") or 0.0
@@ -182,6 +189,14 @@ class ClipReader:
 def _is_blank(value: Any) -> bool:
     """Absent: null, or the NaN that table programs write for it."""
     return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _held(value: Any) -> tuple[Any, str]:
+    """The sound of a cell (bytes, path or whatever stands there), and its name where the table itself holds it."""
+    if isinstance(value, Mapping):
+        name = value.get("path") or ""
+        return value.get("bytes") or name or None, name
+    return value, ""
 
 
 def _as_number(value: Any) -> float | None:
