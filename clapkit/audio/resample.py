@@ -32,7 +32,7 @@ def checked_rate(rate_hz: object) -> int:
 
 
 def resampled_length(count: int, from_hz: int, to_hz: int) -> int:
-    """Samples that `resample` makes of `count`: count * to_hz / from_hz rounded (halves down), at least 1 of at least 1."""
+    """Samples that `resample` makes of `count`: count * to_hz / from_hz, rounded (halves down), 1 at least."""
     if count == 0:
         return 0
     return max(1, math.ceil(Fraction(count * to_hz, from_hz) - Fraction(1, 2)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, get_args
 
 import numpy as np
@@ -36,7 +37,8 @@ def fit(samples: np.ndarray, length_samples: int, policy: Policy, *, crop: Crop 
         return samples[first : first + length_samples]
     if policy == "crop":
         raise SpecError(
-            f"{len(samples)} samples cannot be cropped to {length_samples}: use the policy 'pad', 'repeat' or 'repeat-pad'"
+            f"{len(samples)} samples cannot be cropped to {length_samples}: "
+            "use the policy 'pad', 'repeat' or 'repeat-pad'"
         )
     if policy == "repeat":
         return np.resize(samples, length_samples)
@@ -62,13 +64,13 @@ def plan_windows(total_samples: int, window_samples: int, hop_samples: int) -> l
     long as the others. A sound shorter than one window is one window of its own length (fill it with `fit`).
 
     Each sample belongs to one window: an overlap is halved between neighbours (the odd sample goes to the earlier one).
-    The weight of a window is its share of all samples. The weights sum to 1, so that a weighted mean over windows is not
+    The weight of a window is its share of all samples. The weights sum to 1, and a weighted mean over windows is not
     pulled towards the end, where the last window overlaps most.
     Raises SpecError for a length below 1 or a hop longer than the window, which would leave sound out.
     """
     starts = window_starts(total_samples, window_samples, hop_samples)
     length = min(window_samples, total_samples)
-    borders = [0, *((b + a + length + 1) // 2 for a, b in zip(starts, starts[1:], strict=False)), total_samples]
+    borders = [0, *((b + a + length + 1) // 2 for a, b in pairwise(starts)), total_samples]
     return [Window(s, length, (borders[i + 1] - borders[i]) / total_samples) for i, s in enumerate(starts)]
 
 
