@@ -60,7 +60,7 @@ class TransformersText(nn.Module):
         self.config = {k: _plain(v) for k, v in config.items() if k not in _DROPPED_SETTINGS}
         self.pooling = pooling
         self.max_tokens = max_tokens
-        self.encoder = _build(self.config)
+        self.encoder: Any = _build(self.config)
         self.width: int = self.encoder.config.hidden_size
         positions = getattr(self.encoder.config, "max_position_embeddings", None)
         if positions is not None and not 0 < max_tokens <= positions:
@@ -153,7 +153,7 @@ def _plain(value: Any) -> Any:
     return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
-def _build(config: Mapping[str, Any]) -> nn.Module:
+def _build(config: Mapping[str, Any]) -> Any:
     try:
         from transformers import AutoConfig, AutoModel
     except ImportError:
@@ -172,7 +172,7 @@ def _build(config: Mapping[str, Any]) -> nn.Module:
         raise TextTowerError(f"no encoder can be built from the configuration of '{model_type}': {error}") from error
 
 
-def _load_weights(encoder: nn.Module, path: Path) -> dict[str, str]:
+def _load_weights(encoder: Any, path: Path) -> dict[str, str]:
     """Fill `encoder` from a safetensors file; returns the keys left out, with reasons."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
