@@ -66,7 +66,7 @@ class MelSettings:
         _require(self.n_fft >= 2 and self.n_fft % 2 == 0, self, "n_fft", "an even number")
         for name in ("rate_hz", "hop_samples", "mel_bins"):
             _require(getattr(self, name) >= 1, self, name, "1 or more")
-        _require(1 <= self.window_samples <= self.n_fft, self, "window_samples", f"from 1 to n_fft = {self.n_fft}")
+        _require(2 <= self.window_samples <= self.n_fft, self, "window_samples", f"from 2 to n_fft = {self.n_fft}")
         top_hz = (self.filterbank_rate_hz or self.rate_hz) / 2
         _require(0 <= self.low_hz < self.high_hz, self, "low_hz", f"from 0 to below high_hz = {self.high_hz}")
         _require(self.high_hz <= top_hz, self, "high_hz", f"at most half the rate of the filters = {top_hz}")
