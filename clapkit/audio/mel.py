@@ -146,7 +146,7 @@ class MelFrontend(nn.Module):
             ends_B1 = half + lengths_B.clamp_min(half + 1)[:, None]
             steps_H = torch.arange(half, device=samples_BN.device)
             mirrored_BH = padded_BN.gather(1, ends_B1 - 2 - steps_H)
-            padded_BN.scatter_(1, ends_B1 + steps_H, mirrored_BH)
+            padded_BN = padded_BN.scatter(1, ends_B1 + steps_H, mirrored_BH)
         return padded_BN
 
     def _mel(self, padded_BN: torch.Tensor, n_frames: int) -> torch.Tensor:
