@@ -105,8 +105,10 @@ def _chunk_scores(queries_QD: np.ndarray, vectors_ND: np.ndarray, chunk_rows: in
             scores_QR = queries_QD @ chunk_RD.T
         # A value that is not finite spoils the scores of its row, so looking at them spares a pass over the vectors.
         if not np.isfinite(scores_QR).all():
-            bad_R = ~np.isfinite(scores_QR).all(axis=0)
-            _refuse_rows(bad_R, what="vectors_ND", why="not finite or too large for float32", first=start)
+            finite_R = np.isfinite(scores_QR).all(axis=0)
+            _refuse_rows(
+                np.logical_not(finite_R), what="vectors_ND", why="not finite or too large for float32", first=start
+            )
         yield start, scores_QR
 
 
