@@ -204,7 +204,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("siren", machines.siren, "a siren wails", "a siren wailing", axes=("pitch", "tempo")),
     Kind("car engine", machines.car_engine, "a car engine runs", "a car engine running", axes=_HELD),
     _strokes(
-        "alarm beep", machines.alarm_beep, "an alarm beeps", "an alarm beeping", "alarm beeps", 0.4, unevenness=0.0
+        "alarm beep", machines.alarm_beep, "an alarm beeps", "an alarm beeping", "alarm beeps", 0.5, unevenness=0.0
     ),
     _strokes(
         "telephone ring",
@@ -228,8 +228,8 @@ KINDS: tuple[Kind, ...] = (
     _mass("wind", nature.wind, "wind blows", "wind blowing", ("pitch", "length")),
     _mass("ocean waves", nature.ocean_waves, "waves roll onto a beach", "waves rolling onto a beach", ()),
     _mass("thunder", nature.thunder, "thunder rolls", "thunder rolling", ("length",)),
-    _mass("running stream", nature.stream, "a stream bubbles", "a stream bubbling along"),
-    _mass("crackling fire", nature.fire_crackling, "a fire crackles", "a fire crackling"),
+    Kind("running stream", nature.stream, "a stream bubbles", "a stream bubbling along", axes=("length",)),
+    Kind("crackling fire", nature.fire_crackling, "a fire crackles", "a fire crackling", axes=("length",)),
 )
 
 NAMES: tuple[str, ...] = tuple(kind.name for kind in KINDS)

@@ -30,8 +30,8 @@ class Performance:
     spans_s: tuple[tuple[float, float], ...]
 
     def moved(self, start_s: float) -> tuple[tuple[float, float], ...]:
-        """The spans when the performance starts `start_s` into a clip."""
-        return tuple((start_s + a, start_s + b) for a, b in self.spans_s)
+        """The spans when the performance starts `start_s` into a clip, to the microsecond."""
+        return tuple((round(start_s + a, 6), round(start_s + b, 6)) for a, b in self.spans_s)
 
 
 def strength(audio: np.ndarray, rate_hz: int) -> float:
@@ -131,7 +131,7 @@ def _trimmed(audio: np.ndarray, rate_hz: int) -> np.ndarray:
     """The audible part, faded at its end: what is left begins and ends with sound."""
     audio = np.asarray(audio, np.float32)
     heard = np.flatnonzero(np.abs(audio) > _AUDIBLE * np.abs(audio).max())
-    first, last = int(heard[0]), int(heard[-1]) + 1
+    first, last = int(heard[0]), min(len(audio), int(heard[-1]) + 1 + round(_FADE_S * rate_hz))
     return _cut(audio[first:last], last - first, rate_hz)
 
 

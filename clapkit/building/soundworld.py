@@ -91,6 +91,11 @@ class World:
             kind_named(name)
         for name, value in self.held_out_combinations:
             _check_combination(kind_named(name), value, self.held_out_kinds)
+        left = self.trained_kinds()
+        if len(left) < 2 or not any(kind.continuous for kind in left):
+            raise SpecError(
+                f"held_out_kinds leaves {len(left)} kinds for training: scenes need two, one of them continuous"
+            )
 
     def trained_kinds(self) -> tuple[Kind, ...]:
         """The kinds that occur in training."""

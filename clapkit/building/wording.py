@@ -114,7 +114,7 @@ def captions(sound: Spoken, *, count: int, rng: np.random.Generator) -> tuple[st
         lambda: f"a recording of {sound.noun()}",
         lambda: f"{sound.noun()} can be heard",
         lambda: f"we hear {sound.noun()}",
-        lambda: f"this is {sound.noun()}",
+        lambda: f"it sounds like {sound.noun()}",
     )
     return _different(forms, count, rng)
 
@@ -148,5 +148,9 @@ def overlap_captions(near: Spoken, far: Spoken, *, count: int, rng: np.random.Ge
 
 
 def _different(forms: tuple[Callable[[], str], ...], count: int, rng: np.random.Generator) -> tuple[str, ...]:
-    chosen = rng.permutation(len(forms))[:count]
-    return tuple(dict.fromkeys(forms[i]() for i in chosen))
+    """What the first forms in a random order say, without repetitions."""
+    said: dict[str, None] = {}
+    for number in rng.permutation(len(forms)):
+        if len(said) < count:
+            said[forms[number]()] = None
+    return tuple(said)
