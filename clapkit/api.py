@@ -6,6 +6,7 @@ No torch is imported until a model is loaded, so that an index can be searched b
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -152,12 +153,15 @@ class Clap:
         give, so they say which of them fits best, not whether any does. `template` ("this is the sound of {}" unless
         given) makes a sentence of each label.
         """
-        labels = list(labels)
-        if not labels:
-            raise ClapkitError("classify needs at least one label")
-        if top_k is not None and top_k < 1:
-            raise ClapkitError(f"top_k is at least 1, not {top_k}")
-        cosine = self.similarity(sources, [fill(template or DEFAULT, label) for label in labels])
+        labels = _checked_labels(labels, top_k)
+        return self.classify_vectors(self.embed_audio(sources), labels, template=template, top_k=top_k)
+
+    def classify_vectors(
+        self, audio_ND: np.ndarray, labels: Sequence[str], *, template: str | None = None, top_k: int | None = None
+    ) -> list[list[tuple[str, float]]]:
+        """The same for sounds that are embedded already: unit-norm rows of `embed_audio`."""
+        labels = _checked_labels(labels, top_k)
+        cosine = audio_ND @ self.embed_text([fill(template or DEFAULT, label) for label in labels]).T
         logits = cosine.astype(np.float64) * float(self.model.scale.detach())
         weights = np.exp(logits - logits.max(axis=1, keepdims=True))
         probabilities = weights / weights.sum(axis=1, keepdims=True)
@@ -202,20 +206,45 @@ class Index:
         *,
         metadata: Sequence[Mapping[str, Any]] | None = None,
         progress: bool = False,
+        on_note: Callable[[str, str], None] | None = None,
     ) -> tuple[Index, list[AudioFailure]]:
-        """Embed files and write a new index of them; the files that failed come back with their reasons."""
+        """Embed files and write a new index of them; the files that failed come back with their reasons.
+
+        `on_note(path, note)` is called for files that are indexed although something about them was odd. An index that
+        is interrupted leaves nothing behind.
+        """
         exact = ExactIndex.create(
             path, space_id=model.space_id, pipeline_id=model.pipeline_id, dimension=model.dimension
         )
+        try:
+            failures = cls._fill(exact, model, sources, metadata=metadata, progress=progress, on_note=on_note)
+        except BaseException:
+            shutil.rmtree(path, ignore_errors=True)  # `create` has made sure that nothing else was in it
+            raise
+        _remember_model(Path(path), model.folder)
+        return cls(exact, model), failures
+
+    @staticmethod
+    def _fill(
+        exact: ExactIndex,
+        model: Clap,
+        sources: Sequence[str | os.PathLike],
+        *,
+        metadata: Sequence[Mapping[str, Any]] | None,
+        progress: bool,
+        on_note: Callable[[str, str], None] | None,
+    ) -> list[AudioFailure]:
         failures: list[AudioFailure] = []
         rows: dict[int, tuple[np.ndarray, dict[str, Any]]] = {}
         for result in model.embed_windows(list(sources), progress=progress):
             if hasattr(result, "error"):
                 failures.append(AudioFailure(result.index, result.error.source, result.error.reason))
                 continue
-            about = {"path": os.fspath(sources[result.index]), "start_s": 0.0, "duration_s": result.duration_s}
-            if metadata is not None:
-                about["metadata"] = dict(metadata[result.index])
+            for note in dict.fromkeys(result.notes) if on_note else ():
+                on_note(os.fspath(sources[result.index]), note)
+            more = {} if metadata is None else metadata[result.index]
+            place = {"path": os.fspath(sources[result.index]), "start_s": 0.0, "duration_s": result.duration_s}
+            about = {**more, **place}
             rows[result.index] = (result.vector_D, about)
         order = sorted(rows)
         if order:
@@ -223,8 +252,7 @@ class Index:
                 [rows[i][1]["path"] for i in order], np.stack([rows[i][0] for i in order]), [rows[i][1] for i in order]
             )
         exact.save()
-        _remember_model(Path(path), model.folder)
-        return cls(exact, model), sorted(failures, key=lambda f: f.index)
+        return sorted(failures, key=lambda f: f.index)
 
     def __len__(self) -> int:
         return len(self.exact)
@@ -324,6 +352,15 @@ def _as_list(sources: Any) -> list[Any]:
     if isinstance(sources, (str, bytes, os.PathLike)):
         raise ClapkitError("a list of sounds is expected; for one sound, give [sound]")
     return list(sources)
+
+
+def _checked_labels(labels: Sequence[str], top_k: int | None) -> list[str]:
+    labels = list(labels)
+    if not labels:
+        raise ClapkitError("classify needs at least one label")
+    if top_k is not None and top_k < 1:
+        raise ClapkitError(f"top_k is at least 1, not {top_k}")
+    return labels
 
 
 def _need_torch(purpose: str) -> None:

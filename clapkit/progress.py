@@ -6,9 +6,10 @@ from typing import Any
 
 
 class ProgressBar:
-    """A bar with loss, speed and time left on the terminal; nothing when `shown` is false."""
+    """A bar with loss, speed and time left on standard error; nothing when `shown` is false."""
 
     def __init__(self, description: str, total: int, *, first: int = 0, shown: bool = True) -> None:
+        from rich.console import Console
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
@@ -26,6 +27,7 @@ class ProgressBar:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
+            console=Console(stderr=True),  # standard output is for results
             disable=not shown,
         )
         self._task = self._bar.add_task(description, total=total, completed=first, note="")
