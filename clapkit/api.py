@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -95,7 +96,8 @@ class Clap:
         """
         if on_error not in ("raise", "nan"):
             raise ClapkitError(f"on_error is 'raise' or 'nan', not {on_error!r}")
-        vectors = np.full((len(_as_list(sources)), self.dimension), np.nan, np.float32)
+        sources = _as_list(sources)
+        vectors = np.full((len(sources), self.dimension), np.nan, np.float32)
         failures: list[AudioFailure] = []
         for result in self.embed_windows(sources, batch_size=batch_size, progress=progress):
             if hasattr(result, "error"):
@@ -161,7 +163,8 @@ class Clap:
     ) -> list[list[tuple[str, float]]]:
         """The same for sounds that are embedded already: unit-norm rows of `embed_audio`."""
         labels = _checked_labels(labels, top_k)
-        cosine = audio_ND @ self.embed_text([fill(template or DEFAULT, label) for label in labels]).T
+        sentence = DEFAULT if template is None else template
+        cosine = audio_ND @ self.embed_text([fill(sentence, label) for label in labels]).T
         logits = cosine.astype(np.float64) * float(self.model.scale.detach())
         weights = np.exp(logits - logits.max(axis=1, keepdims=True))
         probabilities = weights / weights.sum(axis=1, keepdims=True)
@@ -191,8 +194,9 @@ class Index:
                 Without a model the index can be searched by vectors only. SpaceMismatchError for another space.
         """
         exact = ExactIndex.open(path)
-        if model is None:
-            model = _remembered_model(Path(path))
+        if model is None and (remembered := _remembered_model(Path(path))):
+            with suppress(MissingExtraError):  # without torch there is still the search by vectors
+                model = load(remembered)
         if isinstance(model, (str, os.PathLike)):
             model = load(model)
         return cls(exact, model)
@@ -213,9 +217,11 @@ class Index:
         `on_note(path, note)` is called for files that are indexed although something about them was odd. An index that
         is interrupted leaves nothing behind.
         """
-        exact = ExactIndex.create(
-            path, space_id=model.space_id, pipeline_id=model.pipeline_id, dimension=model.dimension
-        )
+        twice = [name for name, count in Counter(map(os.fspath, sources)).items() if count > 1]
+        if twice:
+            raise SearchIndexError(f"{len(twice)} files are named more than once, {twice[0]!r} first: name each once")
+        ids = {"space_id": model.space_id, "pipeline_id": model.pipeline_id}
+        exact = ExactIndex.create(path, **ids, dimension=model.dimension)
         try:
             failures = cls._fill(exact, model, sources, metadata=metadata, progress=progress, on_note=on_note)
         except BaseException:
@@ -244,8 +250,7 @@ class Index:
                 on_note(os.fspath(sources[result.index]), note)
             more = {} if metadata is None else metadata[result.index]
             place = {"path": os.fspath(sources[result.index]), "start_s": 0.0, "duration_s": result.duration_s}
-            about = {**more, **place}
-            rows[result.index] = (result.vector_D, about)
+            rows[result.index] = (result.vector_D, {**more, **place})
         order = sorted(rows)
         if order:
             exact.add(
@@ -262,9 +267,7 @@ class Index:
         if text is None and audio is None:
             raise SearchIndexError("search needs a text, a sound, or both")
         if self.model is None:
-            raise SearchIndexError(
-                "this index was opened without a model: give one to Index.open, or use search_vector"
-            )
+            raise SearchIndexError("the index was opened without a model: give one to Index.open, or search_vector")
         parts = []
         if text is not None:
             parts.append(self.model.embed_text([text])[0])
@@ -349,15 +352,15 @@ def recipe_files() -> dict[str, str]:
 
 
 def _as_list(sources: Any) -> list[Any]:
-    if isinstance(sources, (str, bytes, os.PathLike)):
-        raise ClapkitError("a list of sounds is expected; for one sound, give [sound]")
+    is_one = isinstance(sources, (str, bytes, os.PathLike, np.ndarray)) or hasattr(sources, "read")
+    if is_one or (isinstance(sources, tuple) and sources and isinstance(sources[0], np.ndarray)):
+        raise ClapkitError("a list of sounds is expected; for one sound, give [sound], for samples [(array, rate_hz)]")
     return list(sources)
 
 
 def _checked_labels(labels: Sequence[str], top_k: int | None) -> list[str]:
-    labels = list(labels)
-    if not labels:
-        raise ClapkitError("classify needs at least one label")
+    if isinstance(labels, str) or not (labels := list(labels)):
+        raise ClapkitError("classify needs a list of labels, at least one")
     if top_k is not None and top_k < 1:
         raise ClapkitError(f"top_k is at least 1, not {top_k}")
     return labels
