@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -122,7 +123,7 @@ def read_config(folder: Path) -> dict:
     try:
         config = json.loads(path.read_bytes())
         version = config["format_version"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read as a model configuration: {error!r}") from error
     if version != FORMAT_VERSION:
         raise ModelError(f"{path} has format_version {version}, this clapkit reads {FORMAT_VERSION}: update clapkit")
@@ -138,11 +139,10 @@ def load(path: str | Path, *, trust: tuple[str, ...] = ()) -> Loaded:
     config = read_config(folder)
     try:
         model_spec = from_json(config["model"], trust=trust)
+        _check_parts(model_spec)
         model = model_spec.build()
-    except (SpecError, KeyError, TypeError) as error:
+    except (SpecError, ModelError, LookupError, TypeError, ValueError, RuntimeError, MemoryError) as error:
         raise ModelError(f"{folder / 'config.json'}: the model cannot be built: {error}") from error
-    if not isinstance(model, DualEncoder):
-        raise ModelError(f"{folder / 'config.json'} describes a {type(model).__name__}, not a DualEncoder")
     _fill(model, _read_tensors(folder / "model.safetensors"), folder)
     model.eval()
     found = space_id(model, model_spec)
@@ -152,6 +152,29 @@ def load(path: str | Path, *, trust: tuple[str, ...] = ()) -> Loaded:
             "a file was changed or does not belong here"
         )
     return Loaded(model, TextTokenizer(folder / "text", max_tokens=model.text.max_tokens), model_spec, found, folder)
+
+
+def _check_parts(model_spec: Any) -> None:
+    """Refuse a configuration that is no DualEncoder, or would call anything but modules: a stranger wrote it."""
+    if not isinstance(model_spec, Spec) or not _is_module(model_spec, DualEncoder):
+        raise ModelError(f"it describes {model_spec!r}, not a DualEncoder")
+    for part in _specs(model_spec):
+        if not _is_module(part, torch.nn.Module):
+            raise ModelError(f"'{part.target}' is not a class of torch.nn.Module")
+
+
+def _is_module(part: Spec, kind: type) -> bool:
+    target = part.resolve()
+    return isinstance(target, type) and issubclass(target, kind)
+
+
+def _specs(value: Any) -> Iterator[Spec]:
+    """Every Spec in a value, itself included."""
+    if isinstance(value, Spec):
+        yield value
+        value = value.arguments
+    for inner in value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple) else ():
+        yield from _specs(inner)
 
 
 def _read_tensors(path: Path) -> dict[str, torch.Tensor]:

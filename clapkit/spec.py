@@ -18,6 +18,7 @@ from typing import Any
 from clapkit.errors import SpecError, nearest_name
 
 _PART = "part"  # the JSON key that holds "module:name" of a part
+_KIND = "kind"  # the JSON key that tells a Spec from a built part
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class Spec:
         object.__setattr__(self, "arguments", dict(self.arguments))
 
     def __hash__(self) -> int:
-        return hash((self.target, repr(sorted(self.arguments.items(), key=lambda kv: kv[0]))))
+        # The values may be lists and dicts, which have no hash; equal Specs have equal names.
+        return hash((self.target, frozenset(self.arguments)))
 
     def __repr__(self) -> str:
         inside = ", ".join(f"{k}={v!r}" for k, v in self.arguments.items())
@@ -77,11 +79,12 @@ def _import_part(name: str) -> Any:
         found = importlib.import_module(module)
     except ImportError as error:
         raise SpecError(f"cannot import '{module}' of part '{name}': {error}") from error
-    try:
-        return getattr(found, attribute)
-    except AttributeError:
-        known = [k for k in vars(found) if not k.startswith("_")]
-        raise SpecError(f"'{module}' has no part '{attribute}'; {nearest_name(attribute, known)}") from None
+    part = getattr(found, attribute, None)
+    # A module also holds what it imports: a file that may name parts of clapkit must not reach importlib through it.
+    if getattr(part, "__module__", None) != module or getattr(part, "__qualname__", None) != attribute:
+        known = [k for k, v in vars(found).items() if getattr(v, "__module__", None) == module and k[0] != "_"]
+        raise SpecError(f"'{module}' has no part '{attribute}'; {nearest_name(attribute, known)}")
+    return part
 
 
 def _check_arguments(target: Any, arguments: Mapping[str, Any]) -> None:
@@ -97,17 +100,26 @@ def _check_arguments(target: Any, arguments: Mapping[str, Any]) -> None:
 def to_json(value: Any) -> Any:
     """Plain JSON data for a value made of Specs, frozen dataclasses, tuples, dicts, strings and numbers."""
     if isinstance(value, Spec):
-        return {_PART: value.target, "kind": "spec", **{k: to_json(v) for k, v in value.arguments.items()}}
+        return {_PART: value.target, _KIND: "spec", **_named(value.arguments, value)}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
-        return {_PART: part_name(type(value)), **fields}
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
+        return {_PART: part_name(type(value)), **_named(fields, value)}
     if isinstance(value, Mapping):
+        if _PART in value:
+            raise SpecError(f"a mapping with the key '{_PART}' would be read back as a part: {value!r}")
         return {str(k): to_json(v) for k, v in value.items()}
     if isinstance(value, (tuple, list)):
         return [to_json(v) for v in value]
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise SpecError(f"a value of type {type(value).__name__} cannot be written into a recipe or config: {value!r}")
+
+
+def _named(arguments: Mapping[str, Any], owner: Any) -> dict[str, Any]:
+    for reserved in (_PART, _KIND):
+        if reserved in arguments:
+            raise SpecError(f"{owner!r} cannot be written: the name '{reserved}' is taken in the file, rename it")
+    return {k: to_json(v) for k, v in arguments.items()}
 
 
 def from_json(data: Any, *, trust: tuple[str, ...] = ()) -> Any:
@@ -131,8 +143,8 @@ def from_json(data: Any, *, trust: tuple[str, ...] = ()) -> Any:
             f"the file names the part '{name}' of package '{package}', which would run that package's code. "
             f"If you trust it, say so: trust=['{package}'] or --trust {package}"
         )
-    arguments = {k: from_json(v, trust=trust) for k, v in data.items() if k not in (_PART, "kind")}
-    if data.get("kind") == "spec":
+    arguments = {k: from_json(v, trust=trust) for k, v in data.items() if k not in (_PART, _KIND)}
+    if data.get(_KIND) == "spec":
         return Spec(name, arguments)
     part = _import_part(name)
     if not dataclasses.is_dataclass(part):
