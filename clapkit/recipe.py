@@ -130,16 +130,17 @@ def _label(node: Any) -> str:
 
 def _coerce(current: Any, value: Any, path: str) -> Any:
     """`value` in the kind of `current`; text from a command line is read as that kind."""
-    if isinstance(current, (Spec, tuple)) or (dataclasses.is_dataclass(current) and not isinstance(value, type(current))):
-        if isinstance(current, tuple) and isinstance(value, (list, tuple)):
-            return tuple(value)
-        raise RecipeError(f"'{path}' is a part ({current!r}), not a number: name one of its fields, or derive a recipe")
-    if isinstance(value, str) and not isinstance(current, str):
+    is_part = isinstance(current, Spec) or dataclasses.is_dataclass(current)
+    if isinstance(value, str) and not isinstance(current, str) and not is_part:
         value = _from_text(value, path)
+    if isinstance(current, tuple) and isinstance(value, list):
+        value = tuple(value)
+    if is_part and not isinstance(value, type(current)):
+        raise RecipeError(f"'{path}' is a part ({current!r}), not a number: name one of its fields, or derive a recipe")
     if isinstance(current, bool) != isinstance(value, bool) and current is not None:
         raise RecipeError(f"'{path}' is {current!r}; {value!r} is of another kind")
     if isinstance(current, int) and isinstance(value, float):
-        if value != int(value):
+        if not value.is_integer():
             raise RecipeError(f"'{path}' is a whole number ({current!r}), not {value!r}")
         return int(value)
     if isinstance(current, float) and isinstance(value, int):
@@ -153,4 +154,6 @@ def _from_text(text: str, path: str) -> Any:
     try:
         return json.loads({"none": "null", "true": "true", "false": "false"}.get(text.lower(), text))
     except json.JSONDecodeError:
-        raise RecipeError(f"'{path}' cannot be set to {text!r}: a number, true, false or none is expected") from None
+        raise RecipeError(
+            f"'{path}' cannot be set to {text!r}: a number, true, false, none or [...] is expected"
+        ) from None

@@ -37,8 +37,14 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         for name in ("lr", "clip_norm", "epochs", "checkpoint_s"):
-            if not getattr(self, name) > 0:
-                raise SpecError(f"{name} has to be above 0, not {getattr(self, name)}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise SpecError(f"{name} has to be a number above 0, not {getattr(self, name)}")
+        for name in ("warmup_steps", "weight_decay", "seed"):
+            if not 0 <= getattr(self, name) < 2**31:
+                raise SpecError(f"{name} has to be 0 or more and below 2**31, not {getattr(self, name)}")
+        for name in ("beta1", "beta2", "final_lr_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise SpecError(f"{name} has to lie between 0 and 1, not {getattr(self, name)}")
         for name in ("keep", "log_every"):
             if getattr(self, name) < 1:
                 raise SpecError(f"{name} has to be at least 1, not {getattr(self, name)}")
