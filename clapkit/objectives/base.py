@@ -42,12 +42,13 @@ class Embeddings:
         clips, texts = self.audio_BD.shape[0], self.text_UD.shape[0]
         if self.soft_target_BU is None:
             if clips != texts:
-                raise ClapkitError(f"{clips} clips and {texts} texts need a soft_target_BU that says which belong together")
+                raise ClapkitError(
+                    f"{clips} clips and {texts} texts need a soft_target_BU that says which belong together"
+                )
             return torch.eye(clips, dtype=self.audio_BD.dtype, device=self.audio_BD.device)
         if tuple(self.soft_target_BU.shape) != (clips, texts):
-            raise ClapkitError(
-                f"soft_target_BU has shape {tuple(self.soft_target_BU.shape)}, expected ({clips}, {texts}): clips x texts"
-            )
+            found = tuple(self.soft_target_BU.shape)
+            raise ClapkitError(f"soft_target_BU has shape {found}, expected ({clips}, {texts}): clips x texts")
         return self.soft_target_BU
 
 

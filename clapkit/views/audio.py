@@ -128,4 +128,3 @@ def _coloured_noise(count: int, exponent: float, seed: int) -> np.ndarray:
     spectrum[1:] *= bins ** (-exponent / 2)
     spectrum[0] = 0.0
     return np.fft.irfft(spectrum, n=count).astype(np.float32)
-

@@ -28,6 +28,10 @@ class LabelPrompts:
     domain: ClassVar[Domain] = "text"
 
     def __post_init__(self) -> None:
+        if not self.templates:
+            raise SpecError("templates is empty: give at least one sentence with {} in it")
+        for template in self.templates:
+            fill(template, "label")  # a template without a place for the label is refused now, not while training
         if self.per_clip is not None and not 1 <= self.per_clip <= len(self.templates):
             raise SpecError(f"per_clip={self.per_clip}: there are {len(self.templates)} templates to draw from")
 

@@ -24,7 +24,7 @@ class MixClips:
 
     text="both"    the clip keeps its captions and its partner's, in the shares w and 1-w (`sources`), for objectives
                    with soft targets (between-class learning, Tokozume 2018; mixup, Zhang 2018)
-    text="joined"  one caption, "A and B", the louder first; w is then drawn between 0.3 and 0.7 so that both are heard
+    text="joined"  sentences "A and B", the louder first; w is then drawn between 0.3 and 0.7 so that both are heard
 
     The partner is any other clip of the pool.
     """
@@ -60,14 +60,31 @@ class MixClips:
             provenance=(*clip.provenance, f"mixed with {partner.id} at {share:.3f}"),
         )
         if self.text == "both":
-            return mixed.with_(sources=((clip.id, share), (partner.id, 1.0 - share)))
+            return mixed.with_(sources=(*_shares(clip, share), *_shares(partner, 1.0 - share)))
         first, second = (clip, partner) if share >= 0.5 else (partner, clip)
         captions = tuple(join_captions(a, b) for a in first.captions for b in second.captions)
-        return mixed.with_(captions=captions, label=None)
+        # Where one has no caption, both are known by what else is said about them: a sentence about one half of the
+        # sound only would be wrong.
+        prompts = () if captions else _pairs(first.captions or first.prompts, second.captions or second.prompts)
+        return mixed.with_(captions=captions, prompts=prompts, label=None)
+
+
+def _shares(clip: Clip, share: float) -> tuple[tuple[str, float], ...]:
+    """What a clip is made of, in all `share`: a mixture stays a mixture of its sources when it is mixed again."""
+    return tuple((name, share * part) for name, part in clip.sources or ((clip.id, 1.0),))
+
+
+def _pairs(first: Sequence[str], second: Sequence[str]) -> tuple[str, ...]:
+    """As many joined sentences as the longer list has, the shorter one repeated."""
+    count = max(len(first), len(second)) if first and second else 0
+    return tuple(join_captions(first[i % len(first)], second[i % len(second)]) for i in range(count))
 
 
 def mix(first: np.ndarray, second: np.ndarray, share: float) -> np.ndarray:
-    """Two sounds at equal rms in the shares `share` and 1 - `share`, as loud as the first; the shorter one ends earlier."""
+    """Two sounds at equal rms in the shares `share` and 1 - `share`, as loud as the first.
+
+    The shorter one ends earlier. A sound that is all but silent is added as it is, and never amplified by over 40 dB.
+    """
     level, other = rms(first), rms(second)
     if other < 1e-5 or level < 1e-5:
         # One of them is silence: equal loudness would amplify its noise floor without bound.

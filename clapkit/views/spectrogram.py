@@ -42,6 +42,8 @@ class SpecAugment:
 
     def apply(self, mel_TF: np.ndarray, params: Params, pool: Mapping[str, Clip]) -> np.ndarray:
         covered = mel_TF.copy()
+        if not mel_TF.size:
+            return covered
         frames, bins = mel_TF.shape
         fill = mel_TF.mean()
         for start, width in params["time"]:
