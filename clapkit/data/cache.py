@@ -21,6 +21,7 @@ from clapkit.audio.pool import DecodePool, DecodeRequest
 from clapkit.data.clip import Clip
 from clapkit.errors import AudioError, AudioFailure, DataError
 from clapkit.files import atomic_file, cache_folder
+from clapkit.units import seconds_to_samples
 
 _SHARD_CLIPS = 256
 _FULL_SCALE = 32767.0
@@ -71,8 +72,8 @@ def cache_audio(
 ) -> CachedAudio:
     """Decode the clips that are not in the cache yet, and open all of them.
 
-    Clips longer than `max_clip_s` are cut there, which the notes say. `progress(done, total)` is called as clips come in.
-    A clip that cannot be decoded is listed in `failures`; DataError if none could be.
+    Clips longer than `max_clip_s` are cut there, which the notes say. A clip that cannot be decoded is listed in
+    `failures` and tried again the next time; DataError if none could be.
     """
     root = (folder or cache_folder()) / "audio"
     keys = [_clip_key(clip, rate_hz, max_clip_s) for clip in clips]
@@ -86,7 +87,7 @@ def cache_audio(
         for first in range(0, len(clips), _SHARD_CLIPS):
             part = range(first, min(first + _SHARD_CLIPS, len(clips)))
             shard = root / hashlib.sha256("\n".join(keys[i] for i in part).encode()).hexdigest()[:32]
-            if not (shard / "index.json").exists():
+            if _worth_writing(shard, [clips[i] for i in part], rate_hz, max_clip_s, pool):
                 _write_shard(shard, [clips[i] for i in part], rate_hz, max_clip_s, pool, progress, first, len(clips))
             samples, entries = _open_shard(shard)
             for i, entry in zip(part, entries, strict=True):
@@ -146,8 +147,22 @@ def _clip_key(clip: Clip, rate_hz: int, max_clip_s: float) -> str:
 
 def _request(clip: Clip, rate_hz: int, max_clip_s: float) -> DecodeRequest:
     source = (clip.audio, rate_hz) if isinstance(clip.audio, np.ndarray) else clip.audio
-    duration_s = max_clip_s if clip.duration_s is None else min(clip.duration_s, max_clip_s)
+    # One sample more than the limit tells a clip that is cut there from one that ends there.
+    limit_s = (seconds_to_samples(max_clip_s, rate_hz) + 1) / rate_hz
+    duration_s = limit_s if clip.duration_s is None else min(clip.duration_s, limit_s)
     return DecodeRequest(source=source, rate_hz=rate_hz, start_s=clip.start_s, duration_s=duration_s)
+
+
+def _worth_writing(shard: Path, clips: Sequence[Clip], rate_hz: int, max_clip_s: float, pool: _LazyPool) -> bool:
+    """Whether the shard is missing, or a clip that failed can be decoded by now (rights given, a busy machine)."""
+    if not (shard / "index.json").exists():
+        return True
+    entries = json.loads((shard / "index.json").read_bytes())
+    failed = [clip for clip, entry in zip(clips, entries, strict=True) if "reason" in entry]
+    if not failed:
+        return False
+    results = list(pool.map(_request(clip, rate_hz, max_clip_s) for clip in failed))
+    return any(not isinstance(result, AudioError) for _, result in results)
 
 
 def _write_shard(shard, clips, rate_hz, max_clip_s, pool, progress, done_before, total) -> None:
@@ -159,8 +174,10 @@ def _write_shard(shard, clips, rate_hz, max_clip_s, pool, progress, done_before,
         if isinstance(result, AudioError):
             entries.append({"reason": result.reason})
         else:
-            stored = np.round(np.clip(result.samples, -1.0, 1.0) * _FULL_SCALE).astype(np.int16)
-            entries.append({"first": first, "end": first + len(stored), "notes": list(result.notes)})
+            limit = seconds_to_samples(max_clip_s, rate_hz)
+            stored = np.round(np.clip(result.samples[:limit], -1.0, 1.0) * _FULL_SCALE).astype(np.int16)
+            cut = [f"cut after {max_clip_s:g} s"] if len(result.samples) > limit else []
+            entries.append({"first": first, "end": first + len(stored), "notes": [*result.notes, *cut]})
             pieces.append(stored)
             first += len(stored)
         if progress:
