@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from clapkit.audio.decode import decode
+from clapkit.audio.decode import Sound, probe
 from clapkit.audio.pool import DecodePool, DecodeRequest
+from clapkit.audio.sources import describe
 from clapkit.audio.windows import plan_windows
 from clapkit.errors import AudioError
 from clapkit.model import DualEncoder, Windowing
@@ -25,6 +26,9 @@ from clapkit.units import seconds_to_samples
 
 _STRETCH_S = 120.0
 _BATCH = 32
+# How the decoder begins its reasons: for a range with less than half of what was promised, and for one without sound.
+_TRUNCATED = "truncated"
+_ENDED = "no sound at"
 
 
 @dataclass(frozen=True)
@@ -182,48 +186,75 @@ def _worker_count(sources: Sequence[Any], workers: int | None) -> int:
     return min(8, os.cpu_count() or 1) if many else 0
 
 
+@dataclass(frozen=True)
+class _Ask:
+    """`length` samples of source `index`, at model rate, from sample `start`."""
+
+    index: int
+    start: int
+    length: int
+
+    def request(self, source: Any, rate_hz: int) -> DecodeRequest:
+        # One sample more tells a stretch that goes on from one that ends exactly here.
+        duration_s = (self.length + 1) / rate_hz
+        return DecodeRequest(source=source, rate_hz=rate_hz, start_s=self.start / rate_hz, duration_s=duration_s)
+
+
 def _stretches(sources: Sequence[Any], rate_hz: int, workers: int) -> Iterator[tuple[int, Any, bool]]:
     """(index, Sound or AudioError, whether it is the last of its source) for every stretch; files may interleave."""
+    stretch = seconds_to_samples(_STRETCH_S, rate_hz)
     pooled = [workers > 0 and isinstance(s, (str, bytes, os.PathLike)) for s in sources]
-    for index, source in enumerate(sources):
-        if not pooled[index]:
-            yield from _read_here(index, source, rate_hz)
-    if not any(pooled):
-        return
-    todo: deque[tuple[int, float]] = deque((i, 0.0) for i, p in enumerate(pooled) if p)
-    with DecodePool(workers=workers) as pool:
-        while todo:
-            asked: deque[tuple[int, float]] = deque()
-            for _, sound in pool.map(_requests(todo, asked, sources, rate_hz)):
-                index, start_s = asked.popleft()
-                index, sound, is_last = _judge(index, sound, start_s, rate_hz)
-                if not is_last:
-                    todo.append((index, start_s + _STRETCH_S))
-                yield index, sound, is_last
+    for here in (True, False):
+        todo = deque(_Ask(i, 0, stretch) for i, p in enumerate(pooled) if p is not here)
+        if not todo:
+            continue
+        with DecodePool(workers=0 if here else workers) as pool:
+            while todo:
+                asked: deque[_Ask] = deque()
+                for _, reply in pool.map(_requests(todo, asked, sources, rate_hz)):
+                    ask = asked.popleft()
+                    sound, further = _judge(ask, reply, sources[ask.index], rate_hz)
+                    if further is not None:
+                        # What has been begun is ended first: files in the making hold memory.
+                        todo.appendleft(further)
+                    if sound is not None:
+                        yield ask.index, sound, further is None
 
 
-def _requests(todo, asked, sources, rate_hz) -> Iterable[DecodeRequest]:
+def _requests(todo: deque[_Ask], asked: deque[_Ask], sources: Sequence[Any], rate_hz: int) -> Iterator[DecodeRequest]:
     while todo:
-        index, start_s = todo.popleft()
-        asked.append((index, start_s))
-        yield DecodeRequest(source=sources[index], rate_hz=rate_hz, start_s=start_s, duration_s=_STRETCH_S)
+        ask = todo.popleft()
+        asked.append(ask)
+        yield ask.request(sources[ask.index], rate_hz)
 
 
-def _read_here(index: int, source: Any, rate_hz: int) -> Iterator[tuple[int, Any, bool]]:
-    start_s = 0.0
-    while True:
-        try:
-            sound: Any = decode(source, rate_hz=rate_hz, start_s=start_s, duration_s=_STRETCH_S)
-        except AudioError as error:
-            sound = error
-        judged = _judge(index, sound, start_s, rate_hz)
-        yield judged
-        if judged[2]:
-            return
-        start_s += _STRETCH_S
+def _judge(ask: _Ask, reply: Any, source: Any, rate_hz: int) -> tuple[Any, _Ask | None]:
+    """What to hand on (a Sound, an AudioError or nothing yet), and what to ask next (None: the source has ended).
+
+    The decoder judges each stretch by the header as if it were a file. So a file that breaks off early in a later
+    stretch is refused there, although more than half of it may have been read: its last samples are found by asking
+    for half as much, and then the file is judged as a whole.
+    """
+    if isinstance(reply, AudioError):
+        if ask.start == 0 or not reply.reason.startswith((_TRUNCATED, _ENDED)):
+            return reply, None
+        if reply.reason.startswith(_TRUNCATED) and ask.length > 1:
+            return None, _Ask(ask.index, ask.start, ask.length // 2)
+        reply = Sound(np.zeros(0, np.float32), rate_hz, rate_hz, (_TRUNCATED,))
+    if len(reply.samples) > ask.length:
+        following = _Ask(ask.index, ask.start + ask.length, ask.length)
+        return replace(reply, samples=reply.samples[: ask.length]), following
+    if ask.start and any(note.startswith(_TRUNCATED) for note in reply.notes):
+        return _whole_judged(reply, ask.start + len(reply.samples), source, rate_hz), None
+    return reply, None
 
 
-def _judge(index: int, sound: Any, start_s: float, rate_hz: int) -> tuple[int, Any, bool]:
-    if isinstance(sound, AudioError):
-        return index, sound, True
-    return index, sound, len(sound.samples) < seconds_to_samples(_STRETCH_S, rate_hz)
+def _whole_judged(last: Sound, total: int, source: Any, rate_hz: int) -> Sound | AudioError:
+    """The last stretch of a file that breaks off, with a note, or an error if less than half of the file is there."""
+    promised_s = probe(source).duration_s
+    share = total / rate_hz / promised_s if promised_s else 1.0
+    if share < 0.5:
+        found = f"{total / rate_hz:.2f} of {promised_s:.2f} s that its header promises ({100 * share:.0f} %)"
+        return AudioError(describe(source), f"{_TRUNCATED}: {found}")
+    kept = tuple(note for note in last.notes if not note.startswith(_TRUNCATED))
+    return replace(last, notes=(*kept, f"{_TRUNCATED}: {100 * share:.0f} % of the promised samples"))
