@@ -41,6 +41,11 @@ def learnt_state(model: DualEncoder) -> dict[str, torch.Tensor]:
     return {name: tensor for name, tensor in model.state_dict().items() if name in names}
 
 
+def is_finite(model: DualEncoder) -> bool:
+    """Whether everything that `learnt_state` holds is a number: a checkpoint of anything else could not be used."""
+    return all(bool(torch.isfinite(t).all()) for t in learnt_state(model).values() if t.is_floating_point())
+
+
 def write(folder: Path, model: DualEncoder, optimizer: torch.optim.Optimizer, progress: Progress, *, keep: int) -> Path:
     """Write the checkpoint of `progress.step` and delete all but the newest `keep`."""
     tensors = {f"model.{k}": v.detach().contiguous() for k, v in learnt_state(model).items()}
@@ -48,7 +53,8 @@ def write(folder: Path, model: DualEncoder, optimizer: torch.optim.Optimizer, pr
         tensors.update({f"optimizer.{index}.{k}": v.detach().contiguous() for k, v in state.items()})
     final = folder / f"step_{progress.step:08d}"
     partial = folder / f".step_{progress.step:08d}.{os.getpid()}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
+    for left_over in folder.glob(".step_*.partial"):  # of a process that was killed while it wrote
+        shutil.rmtree(left_over, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         save_file(tensors, partial / "state.safetensors")
@@ -95,7 +101,9 @@ def check_fits(found: Progress, wanted: Progress, checkpoint: Path) -> None:
         differing = _differences(found.recipe, wanted.recipe)
         raise ModelError(f"{checkpoint} belongs to another recipe; it differs in {', '.join(differing[:8])}")
     if found.data_digest != wanted.data_digest:
-        raise DataError(f"{checkpoint} was trained on other data: the manifest, a split or a file has changed since")
+        raise DataError(
+            f"{checkpoint} was trained on other data: the manifest, a split or the length of a sound has changed since"
+        )
     if found.frozen_digest != wanted.frozen_digest:
         raise ModelError(f"{checkpoint} was trained over another text tower")
 

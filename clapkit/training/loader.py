@@ -41,8 +41,7 @@ class Loader:
         self._seed = seed
         self._views = [v for v in views if v.domain == "audio"]
         self._mel_views = [v for v in views if v.domain == "mel"]
-        text_views = [v for v in views if v.domain == "text"]
-        self.clips = tuple(_with_texts(clip, text_views, seed, i) for i, clip in enumerate(audio.clips))
+        self.clips = described(audio.clips, views, seed)
         self._bank = TextBank(self.clips)
         self._samples = seconds_to_samples(size.clip_s, audio.rate_hz)
 
@@ -90,6 +89,12 @@ class Loader:
     @property
     def mel_views(self) -> Sequence[View]:
         return tuple(self._mel_views)
+
+
+def described(clips: Sequence[Clip], views: Sequence[View], seed: int) -> tuple[Clip, ...]:
+    """The clips with the sentences that the text views give them."""
+    text_views = [v for v in views if v.domain == "text"]
+    return tuple(_with_texts(clip, text_views, seed, i) for i, clip in enumerate(clips))
 
 
 def _with_texts(clip: Clip, views: Sequence[View], seed: int, row: int) -> Clip:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from clapkit.files import atomic_file
+
 
 class JsonLines:
     """Appends to `log.jsonl`. Opened at step n, it first drops what an interrupted run wrote at or beyond step n."""
@@ -21,15 +23,19 @@ class JsonLines:
                         kept.append(line)
                 except ValueError:
                     continue  # the line that a kill cut in half
-        path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        with atomic_file(path) as file:
+            file.write("".join(f"{line}\n" for line in kept).encode())
         self._file = path.open("a", encoding="utf-8")
+
+    def __enter__(self) -> JsonLines:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
 
     def write(self, record: Mapping[str, Any]) -> None:
         self._file.write(json.dumps({k: _plain(v) for k, v in record.items()}) + "\n")
         self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
 
 
 def _plain(value: Any) -> Any:

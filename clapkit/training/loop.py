@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ from clapkit.progress import ProgressBar
 from clapkit.recipe import Recipe
 from clapkit.text.tokenizers import TextTokenizer
 from clapkit.training import checkpoint
-from clapkit.training.loader import Loader, prefetched
+from clapkit.training.loader import Loader, described, prefetched
 from clapkit.training.log import JsonLines
 from clapkit.training.optim import build_optimizer, resolve_precision
 from clapkit.training.step import plain_step
@@ -70,8 +71,8 @@ def train(
 
     resume         go on from the newest checkpoint in `out` (start, if there is none)
     stop_at_step   write a checkpoint at that step and return None: for tests and for jobs with a time limit
-    Raises DataError, RecipeError or ModelError before the first step for whatever can be known then, and stops with a
-    checkpoint when a loss is not finite, naming the clips of that batch.
+    Raises DataError, RecipeError or ModelError before the first step for whatever can be known then, and ModelError
+    when a loss or a gradient is not finite, naming the clips of that batch; the last finite weights are kept.
     """
     started = time.monotonic()
     # ---- Folder ------------------------------------------------------------------------------------------------------
@@ -80,6 +81,7 @@ def train(
     done = checkpoint.list_steps(checkpoints)
     if not resume and (done or (out / "model").exists()):
         raise DataError(f"'{out}' holds a run already: go on with it (resume=True, --resume) or choose another folder")
+    _check_clips(described(clips, recipe.views, recipe.train.seed))
     out.mkdir(parents=True, exist_ok=True)
     # ---- Model -------------------------------------------------------------------------------------------------------
     where = _device(device)
@@ -90,15 +92,9 @@ def train(
     precision = resolve_precision(recipe.train.precision, where)
     # ---- Data --------------------------------------------------------------------------------------------------------
     audio = _decode(clips, model.frontend.rate_hz, progress)
-    loader = Loader(
-        audio,
-        views=recipe.views,
-        size=recipe.batch,
-        texts=recipe.texts,
-        sampler=recipe.sampler,
-        seed=recipe.train.seed,
-    )
-    _check_clips(loader.clips)
+    shares = {"views": recipe.views, "size": recipe.batch, "texts": recipe.texts, "sampler": recipe.sampler}
+    loader = Loader(audio, **shares, seed=recipe.train.seed)
+    _check_clips(loader.clips)  # again: those that could not be decoded are gone
     total = recipe.train.total_steps(len(audio), recipe.batch.clips)
     # ---- Text --------------------------------------------------------------------------------------------------------
     if model.text.folder is None:
@@ -108,7 +104,7 @@ def train(
     # ---- Optimizer and state -----------------------------------------------------------------------------------------
     optimizer = build_optimizer(model, recipe.train)
     frozen = tensors_digest({k: v for k, v in model.state_dict().items() if k not in checkpoint.learnt_state(model)})
-    here = checkpoint.Progress(0, json.loads(json.dumps(recipe.to_json())), _data_digest(loader.clips), frozen)
+    here = checkpoint.Progress(0, json.loads(json.dumps(recipe.to_json())), _data_digest(loader.clips, audio), frozen)
     first = 0
     if done:
         found = checkpoint.read_progress(done[-1])
@@ -123,12 +119,12 @@ def train(
         return checkpoint.Progress(step, here.recipe, here.data_digest, here.frozen_digest)
 
     end = total if stop_at_step is None else min(total, stop_at_step)
-    log = JsonLines(out / "log.jsonl", first_step=first)
     saved_at = time.monotonic()
     waited = busy = 0.0
     counted = first
     model.train()
-    with ProgressBar("training", total, first=first, shown=progress) as bar:
+    shown = ProgressBar("training", total, first=first, shown=progress)
+    with JsonLines(out / "log.jsonl", first_step=first) as log, shown as bar:
         mark = time.monotonic()
         for batch in prefetched(loader, first, end):
             ready = time.monotonic()
@@ -137,22 +133,20 @@ def train(
             rate = recipe.train.lr_at(step, total)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            losses = plain_step(
-                model,
-                recipe.objective,
-                batch,
-                encode_texts=encode_texts,
-                mel_views=loader.mel_views,
-                precision=precision,
-            )
+            how = {"encode_texts": encode_texts, "mel_views": loader.mel_views, "precision": precision}
+            losses = plain_step(model, recipe.objective, batch, **how)
             loss = sum(losses.values())
             value = float(loss.detach())
-            if not math.isfinite(value):
-                checkpoint.write(checkpoints, model, optimizer, state(step), keep=recipe.train.keep)
-                raise ModelError(f"the loss became {value} at step {step}; clips of that batch: {', '.join(batch.ids)}")
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            torch.nn.utils.clip_grad_norm_([p for _, p in model.learnt()], recipe.train.clip_norm)
+            norm = float(torch.nn.utils.clip_grad_norm_([p for _, p in model.learnt()], recipe.train.clip_norm))
+            if not (math.isfinite(value) and math.isfinite(norm)):
+                if checkpoint.is_finite(model):
+                    checkpoint.write(checkpoints, model, optimizer, state(step), keep=recipe.train.keep)
+                raise ModelError(
+                    f"at step {step} the loss became {value} and the length of its gradient {norm}: lower train.lr, or "
+                    f"look at the sound. Clips of that batch: {', '.join(batch.ids)}"
+                )
             optimizer.step()
             now = time.monotonic()
             waited, busy, mark = waited + ready - mark, busy + now - ready, now
@@ -170,7 +164,6 @@ def train(
             if now - saved_at > recipe.train.checkpoint_s or step + 1 == end:
                 checkpoint.write(checkpoints, model, optimizer, state(step + 1), keep=recipe.train.keep)
                 saved_at = time.monotonic()
-    log.close()
     # ---- Result ------------------------------------------------------------------------------------------------------
     if end < total:
         return None
@@ -207,6 +200,8 @@ def _text_encoder(model: DualEncoder, tokenizer: Any, loader: Loader, shown: boo
 
 
 def _check_clips(clips: Sequence[Clip]) -> None:
+    if not clips:
+        raise DataError("there are no clips to train on")
     silent = [c.id for c in clips if not (c.captions or c.prompts)]
     if silent:
         raise DataError(
@@ -215,14 +210,16 @@ def _check_clips(clips: Sequence[Clip]) -> None:
     texts = {t for c in clips for t in (*c.captions, *c.prompts)}
     if len(texts) < 2:
         raise DataError(f"all {len(clips)} clips have the same caption {texts}: there is nothing to tell apart")
-    if len({c.id for c in clips}) != len(clips):
-        raise RecipeError("clip ids are not unique; read the data with clapkit.data.manifest.read_all")
+    twice = [name for name, count in Counter(c.id for c in clips).items() if count > 1]
+    if twice:
+        raise DataError("clip ids are not unique; clapkit.data.manifest.read_all makes them so", twice)
 
 
-def _data_digest(clips: Sequence[Clip]) -> str:
+def _data_digest(clips: Sequence[Clip], audio: CachedAudio) -> str:
     digest = hashlib.sha256()
-    for clip in clips:
-        digest.update(repr((clip.id, clip.start_s, clip.duration_s, clip.captions, clip.prompts)).encode())
+    for position, clip in enumerate(clips):
+        about = (clip.id, clip.start_s, audio.length_samples(position), clip.label, clip.captions, clip.prompts)
+        digest.update(repr(about).encode())
     return digest.hexdigest()
 
 

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -32,11 +33,10 @@ class TextFeatures:
         texts = list(dict.fromkeys(texts))
         named = json.dumps([tensors_digest(self._model.text.state_dict()), texts], ensure_ascii=False)
         path = cache_folder() / "text" / f"{hashlib.sha256(named.encode()).hexdigest()[:32]}.npy"
-        if path.exists():
-            table = torch.from_numpy(np.load(path, allow_pickle=False))
-            if table.shape == (len(texts), self._model.text.width):
-                self._append(texts, table)
-                return
+        found = _read(path, (len(texts), self._model.text.width))
+        if found is not None:
+            self._append(texts, found)
+            return
         table = self._compute(texts, progress)
         buffer = io.BytesIO()
         np.save(buffer, table.numpy())
@@ -46,8 +46,10 @@ class TextFeatures:
 
     def __call__(self, texts: Sequence[str]) -> torch.Tensor:
         new = [t for t in dict.fromkeys(texts) if t not in self._place]
-        if new:
-            self._append(new, self._compute(new, None))
+        for text in new:
+            # One by one: in the last bits a vector depends on what it is computed with, and a run that was resumed
+            # meets a text in other company than the run that was not.
+            self._append([text], self._compute([text], None))
         return self._table[[self._place[t] for t in texts]]
 
     def _append(self, texts: Sequence[str], table: torch.Tensor) -> None:
@@ -69,3 +71,12 @@ class TextFeatures:
             if progress:
                 progress(first + len(part), len(texts))
         return out
+
+
+def _read(path: Path, shape: tuple[int, int]) -> torch.Tensor | None:
+    """The table that was written there; None where there is none, or not this one."""
+    try:
+        table = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return torch.from_numpy(table) if table.shape == shape else None
