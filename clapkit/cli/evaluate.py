@@ -1,0 +1,193 @@
+"""clapkit eval: zero-shot classification, caption retrieval, label search, each with intervals and chance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clapkit.cli.inputs import read_columns, read_splits
+from clapkit.cli.options import Column, Data, Device, Precision, Split, Trust
+from clapkit.cli.terminal import results, say, show_skipped
+
+if TYPE_CHECKING:
+    from clapkit.api import Clap
+    from clapkit.cli.scoring import Gallery
+    from clapkit.evaluation.report import Result
+
+_Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run or model folder.")]
+_LabelColumn = Annotated[str, typer.Option(help="Column that holds the label; 'tags' for several labels a clip.")]
+_Template = Annotated[
+    list[str] | None, typer.Option("--template", help="Sentence around the label; several are averaged. Repeatable.")
+]
+_Ensemble = Annotated[bool, typer.Option("--ensemble", help="Average over the built-in evaluation templates.")]
+_LabelsFile = Annotated[
+    Path | None, typer.Option("--labels-file", help="Classes, one a line; behind a tab other words for it.")
+]
+_GroupColumn = Annotated[
+    str | None, typer.Option(help="Column that names the recording: clips of one are resampled together.")
+]
+_Json = Annotated[Path | None, typer.Option("--json", help="Write the scores to this file.")]
+_Plot = Annotated[Path | None, typer.Option("--plot", help="Draw the confusion matrix to this PNG file.")]
+_PerClass = Annotated[bool, typer.Option("--per-class", help="Show the table of all classes.")]
+_Duplicates = Annotated[str, typer.Option(help="Equal captions of different clips: strict or relevant.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    verbs = typer.Typer(help="Score a model: zero-shot, retrieval, search.", no_args_is_help=True)
+    example = "Example:  clapkit eval"
+    verbs.command("zero-shot", epilog=f"{example} zero-shot run --data esc50.csv --split fold=5")(zero_shot)
+    verbs.command("retrieval", epilog=f"{example} retrieval run --data clips.jsonl --split split=test")(retrieval)
+    verbs.command("search", epilog=f"{example} search run --data esc50.csv --split fold=5")(search)
+    app.add_typer(verbs, name="eval")
+
+
+def zero_shot(
+    run: _Run,
+    data: Data,
+    split: Split = None,
+    column: Column = None,
+    label_column: _LabelColumn = "label",
+    template: _Template = None,
+    ensemble: _Ensemble = False,
+    labels_file: _LabelsFile = None,
+    group_column: _GroupColumn = None,
+    json: _Json = None,
+    plot: _Plot = None,
+    per_class: _PerClass = False,
+    precision: Precision = "fp32",
+    device: Device = "auto",
+    trust: Trust = None,
+) -> None:
+    """Classify clips by comparing each with a sentence about each class.
+
+    Accuracy, macro accuracy, mAP and top 5, with 95 % intervals and the level of chance. The classes are the labels
+    that occur, unless --labels-file names them. Where labels are missing, clips are left out and counted.
+    """
+    result = _by_label(
+        "zero-shot", run, data, split, column, label_column, template, ensemble, labels_file, group_column,
+        precision, device, trust,
+    )  # fmt: skip
+    _show(result, json=json, per_class=per_class)
+    if plot is not None:
+        result.confusion_plot(plot)
+        say(f"confusion matrix: {plot}")
+
+
+def search(
+    run: _Run,
+    data: Data,
+    split: Split = None,
+    column: Column = None,
+    label_column: _LabelColumn = "label",
+    template: _Template = None,
+    ensemble: _Ensemble = False,
+    labels_file: _LabelsFile = None,
+    group_column: _GroupColumn = None,
+    json: _Json = None,
+    per_class: _PerClass = False,
+    precision: Precision = "fp32",
+    device: Device = "auto",
+    trust: Trust = None,
+) -> None:
+    """Look for each class by its name among all clips: R-precision and mean average precision."""
+    result = _by_label(
+        "search", run, data, split, column, label_column, template, ensemble, labels_file, group_column,
+        precision, device, trust,
+    )  # fmt: skip
+    _show(result, json=json, per_class=per_class)
+
+
+def retrieval(
+    run: _Run,
+    data: Data,
+    split: Split = None,
+    column: Column = None,
+    duplicates: _Duplicates = "strict",
+    group_column: _GroupColumn = None,
+    json: _Json = None,
+    precision: Precision = "fp32",
+    device: Device = "auto",
+    trust: Trust = None,
+) -> None:
+    """Find clips by their captions and captions by their clips: R@1, R@5, R@10, mAP@10, median rank."""
+    from clapkit.cli.scoring import retrieval_result
+
+    clap, gallery, about = _prepare(run, data, split, read_columns(column or ()), precision, device, trust)
+    result = retrieval_result(clap, gallery, duplicates=duplicates, group_column=group_column, **about)
+    _show(result, json=json, per_class=False)
+
+
+def _by_label(
+    task: str,
+    run: Path,
+    data: Sequence[Path],
+    split: Sequence[str] | None,
+    column: Sequence[str] | None,
+    label_column: str,
+    template: Sequence[str] | None,
+    ensemble: bool,
+    labels_file: Path | None,
+    group_column: str | None,
+    precision: str,
+    device: str,
+    trust: Sequence[str] | None,
+) -> Result:
+    from clapkit.cli.scoring import Classes, labels_of, zero_shot_result
+    from clapkit.errors import SpecError
+    from clapkit.text import prompts
+
+    if ensemble and template:
+        raise SpecError("--ensemble brings its own templates: give either it or --template")
+    templates = prompts.ensemble("sound") if ensemble else tuple(template or (prompts.DEFAULT,))
+    for sentence in templates:
+        prompts.fill(sentence, "dog")
+    columns = read_columns(column or ())
+    if label_column not in ("label", "tags"):
+        columns["label"] = label_column
+    classes = None if labels_file is None else Classes.read(labels_file)
+    clap, gallery, about = _prepare(run, data, split, columns, precision, device, trust)
+    missing = sum(label is None for label in labels_of(gallery.clips, column=label_column))
+    if missing:
+        say(f"note: {missing} of {len(gallery.clips)} clips have no {label_column} and are left out")
+    return zero_shot_result(
+        clap, gallery, task=task, label_column=label_column, classes=classes, templates=templates,
+        group_column=group_column, without_label=missing, **about,
+    )  # fmt: skip
+
+
+def _prepare(
+    run: Path,
+    data: Sequence[Path],
+    split: Sequence[str] | None,
+    columns: Mapping[str, str],
+    precision: str,
+    device: str,
+    trust: Sequence[str] | None,
+) -> tuple[Clap, Gallery, dict[str, Any]]:
+    """The model, the embedded clips, and what the protocol says about the data."""
+    from clapkit.api import load
+    from clapkit.cli.scoring import Gallery
+    from clapkit.data.manifest import read_all
+
+    splits = read_splits(split or ())
+    clips = read_all(data, columns=columns, splits=splits, need_text=False).clips
+    clap = load(run, device, precision, trust=trust or ())
+    gallery = Gallery.of(clap, clips)
+    show_skipped(gallery.skipped)
+    return clap, gallery, {"data": [source.name for source in data], "split": splits or "all rows"}
+
+
+def _show(result: Result, *, json: Path | None, per_class: bool) -> None:
+    console = results()
+    if per_class:
+        console.print(result.class_table())
+    console.print(result.table())
+    split = result.protocol["split"]
+    named = split if isinstance(split, str) else "; ".join(f"{k} = {', '.join(v)}" for k, v in split.items())
+    say(f"split: {named}; {result.n} clips scored, {result.protocol['skipped']} skipped")
+    if json is not None:
+        result.write_json(json)
+        say(f"scores: {json}")

@@ -1,0 +1,133 @@
+"""What is typed on the command line, turned into files, labels, filters and settings."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from clapkit.data.folders import SOUND_SUFFIXES
+from clapkit.errors import DataError, SpecError
+
+
+@dataclass(frozen=True)
+class Sounds:
+    """Files to be tried, and what was found but cannot be: (path, reason)."""
+
+    files: tuple[str, ...]
+    skipped: tuple[tuple[str, str], ...]
+
+
+def find_sounds(places: Sequence[Path]) -> Sounds:
+    """The files named by `places` and all sound files below the folders among them, each once.
+
+    A file that is named is tried whatever its name says; in folders the ending decides, and hidden files and folders
+    are left out. Links are followed, each folder once. DataError for folders that hold no sound.
+    """
+    files: dict[str, None] = {}
+    skipped: dict[str, str] = {}
+    empty = []
+    for place in places:
+        if not place.is_dir():
+            files[os.fspath(place)] = None
+            continue
+        before = len(files), len(skipped)
+        for path, problem in _walk(os.fspath(place)):
+            if problem is None:
+                files[path] = None
+            else:
+                skipped[path] = problem
+        if (len(files), len(skipped)) == before and not _holds_known(place, files):
+            empty.append(f"{place}: no file in it ends in {' '.join(sorted(SOUND_SUFFIXES))}")
+    if empty:
+        raise DataError(f"{len(empty)} folder(s) hold no sound files (hidden files are left out):", empty)
+    return Sounds(tuple(files), tuple(skipped.items()))
+
+
+def _holds_known(place: Path, files: dict[str, None]) -> bool:
+    """Whether the folder only repeats files that another argument has named already."""
+    return any(path in files for path, _ in _walk(os.fspath(place)))
+
+
+def _walk(folder: str) -> Iterator[tuple[str, str | None]]:
+    """(path, why it cannot be tried, or None) of what lies below `folder`, in the order of the names."""
+    seen: set[str] = set()
+    waiting = [folder]
+    while waiting:
+        current = waiting.pop()
+        real = os.path.realpath(current)
+        if real in seen:  # a link that leads back up
+            continue
+        seen.add(real)
+        try:
+            names = sorted(os.listdir(current))
+        except OSError as error:
+            yield current, f"the folder cannot be read ({error.strerror})"
+            continue
+        below = []
+        for name in names:
+            path = os.path.join(current, name)
+            if name.startswith("."):
+                continue
+            if os.path.isdir(path):
+                below.append(path)
+            elif os.path.splitext(name)[1].lower() in SOUND_SUFFIXES:
+                yield path, _obstacle(path)
+        waiting.extend(reversed(below))
+
+
+def _obstacle(path: str) -> str | None:
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return "a broken link: what it points to does not exist"
+    except OSError as error:
+        return f"cannot be looked at ({error.strerror})"
+    # Reading a pipe or a device could wait for ever.
+    return None if stat.S_ISREG(mode) else "not a regular file"
+
+
+def read_labels(labels: str | None, labels_file: Path | None) -> list[str]:
+    """The class names of `--labels a,b,c` or of a file with one a line; SpecError for neither, both or none inside."""
+    if (labels is None) == (labels_file is None):
+        raise SpecError("name the labels once: either --labels dog,cat,rain or --labels-file FILE with one a line")
+    if labels is not None:
+        names = labels.split(",")
+    else:
+        assert labels_file is not None
+        try:
+            names = labels_file.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"the labels file {labels_file} cannot be read as UTF-8 text: {error}") from error
+    kept = list(dict.fromkeys(name.strip() for name in names if name.strip()))
+    if not kept:
+        raise SpecError(f"there is no label in {labels_file or repr(labels)}")
+    return kept
+
+
+def read_splits(options: Sequence[str]) -> dict[str, list[str]]:
+    """`["split=fold1,fold2"]` as {"split": ["fold1", "fold2"]}; a column named twice has the values of both."""
+    splits: dict[str, list[str]] = {}
+    for option in options:
+        column, values = _pair(option, "--split COLUMN=value,value", empty_value=False)
+        splits.setdefault(column, []).extend(value.strip() for value in values.split(","))
+    return splits
+
+
+def read_columns(options: Sequence[str]) -> dict[str, str]:
+    """`["caption=title"]` as {"caption": "title"}; an empty column leaves the role unread."""
+    return dict(_pair(option, "--column ROLE=COLUMN", empty_value=True) for option in options)
+
+
+def read_sets(options: Sequence[str]) -> dict[str, str]:
+    """`["train.steps=500"]` as {"train.steps": "500"}."""
+    return dict(_pair(option, "--set key=value, as in --set train.steps=500", empty_value=False) for option in options)
+
+
+def _pair(option: str, expected: str, *, empty_value: bool) -> tuple[str, str]:
+    name, sign, value = option.partition("=")
+    if not sign or not name.strip() or not (empty_value or value.strip()):
+        raise SpecError(f"'{option}' cannot be read: expected {expected}")
+    return name.strip(), value.strip()

@@ -1,0 +1,77 @@
+"""The command `clapkit`: the list of verbs, and what happens to errors.
+
+A ClapkitError is something the caller can put right: its message goes to standard error, without a traceback, and the
+exit status is 2. With CLAPKIT_DEBUG=1 the traceback is shown.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from clapkit import __version__
+from clapkit.cli import classify, demo, embed, evaluate, index, recipes, search, train
+from clapkit.cli.terminal import say
+from clapkit.errors import ClapkitError
+
+
+class _Doors(TyperGroup):
+    """The group of all verbs, through which every call passes."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ClapkitError as error:
+            if os.environ.get("CLAPKIT_DEBUG") == "1":
+                raise
+            say(f"error: {error}")
+            raise typer.Exit(2) from None
+
+
+app = typer.Typer(
+    name="clapkit",
+    cls=_Doors,
+    help="Train, evaluate and use models that join sound and language.",
+    epilog="Start here:  clapkit demo --out demo   (six minutes: a small world of sound, a model, a report)",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"clapkit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+for _module in (train, evaluate, embed, classify, index, search, recipes, demo):
+    _module.add_to(app)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    # File names may hold what the terminal's encoding cannot: print a question mark rather than fail.
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Model = Annotated[Path, typer.Option("--model", help="Run or model folder, as `clapkit train` leaves it.")]
+Trust = Annotated[
+    list[str] | None,
+    typer.Option("--trust", metavar="PACKAGE", help="Package whose parts the model may name; its code is run."),
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, ...")]
+Precision = Annotated[str, typer.Option("--precision", help="What the audio tower computes in: fp32 or bf16.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Exit with status 1 if any file was skipped.")]
+Data = Annotated[
+    list[Path],
+    typer.Option("--data", help="Manifest (CSV, JSONL, JSON, parquet), dataset folder or folder of sound. Repeatable."),
+]
+Split = Annotated[
+    list[str] | None,
+    typer.Option("--split", metavar="COLUMN=a,b", help="Only rows with one of these values. Repeatable."),
+]
+Column = Annotated[
+    list[str] | None,
+    typer.Option("--column", metavar="ROLE=COLUMN", help="Read COLUMN as path, caption, label, ... Repeatable."),
+]
+Paths = Annotated[list[Path], typer.Argument(help="Sound files, and folders that are searched for them.")]

@@ -1,0 +1,65 @@
+"""What the commands print: results on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+_PIPE_WIDTH = 160  # a file or a pipe has no width of its own, and 80 columns cut paths
+
+
+def results() -> Console:
+    """The console of standard output."""
+    return _console(stderr=False)
+
+
+def remarks() -> Console:
+    """The console of standard error."""
+    return _console(stderr=True)
+
+
+def progress_wanted() -> bool:
+    """Whether bars are drawn: standard error is a terminal, or FORCE_COLOR says to treat it as one."""
+    return Console(stderr=True).is_terminal
+
+
+def say(text: str) -> None:
+    """One line of explanation on standard error, words in brackets left as they are."""
+    remarks().print(escape(text), highlight=False)
+
+
+def print_json(data: Any) -> None:
+    """JSON on standard output, for programs: no colours, no wrapping, ASCII so that any terminal can carry it."""
+    print(json.dumps(data, indent=2))
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, numbers: Sequence[str] = ()) -> Table:
+    """A table whose long cells go on in the next line instead of being cut; the columns in `numbers` stand right."""
+    made = Table(title=escape(title), title_justify="left", header_style="bold")
+    for name in columns:
+        made.add_column(escape(name), justify="right" if name in numbers else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(escape(str(cell)) for cell in row))
+    return made
+
+
+def show_skipped(skipped: Sequence[tuple[str, str]]) -> None:
+    """The table of what could not be used, as (path, reason)."""
+    if skipped:
+        remarks().print(table("skipped", ("file", "reason"), skipped))
+
+
+def show_notes(notes: Sequence[tuple[str, str]]) -> None:
+    """The table of what was used although something about it was odd, as (path, note)."""
+    if notes:
+        remarks().print(table("used, with a note", ("file", "note"), notes))
+
+
+def _console(*, stderr: bool) -> Console:
+    found = Console(stderr=stderr)
+    return found if found.is_terminal else Console(stderr=stderr, width=_PIPE_WIDTH)
