@@ -37,6 +37,12 @@ def sniff(file: BinaryIO) -> str | None:
     return _by_magic(head) or _by_mpeg_frames(head)
 
 
+def is_vorbis(file: BinaryIO) -> bool:
+    """Whether an Ogg file holds Vorbis (FFmpeg misjudges where the last block of it ends)."""
+    file.seek(0)
+    return b"\x01vorbis" in file.read(4096)
+
+
 def _by_magic(head: bytes) -> str | None:
     if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64") and head[8:12] == b"WAVE":
         return "wav"

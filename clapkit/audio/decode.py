@@ -22,8 +22,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from clapkit.audio.containers import sniff
-from clapkit.audio.ffmpeg import AvReader
+from clapkit.audio.containers import is_vorbis, sniff
+from clapkit.audio.ffmpeg import AvReader, VorbisReader
 from clapkit.audio.readers import ArrayReader, Reader, SoundfileReader, Unreadable
 from clapkit.audio.resample import checked_rate, resample_blocks
 from clapkit.audio.sources import Opened, Source, open_source
@@ -153,6 +153,8 @@ def _candidates(opened: Opened) -> list[Callable[[], Reader]]:
         )
     by_av: list[Callable[[], Reader]] = [lambda: AvReader(file, container)]
     by_soundfile: list[Callable[[], Reader]] = [lambda: SoundfileReader(file, container)]
+    if container == "ogg" and is_vorbis(file):
+        return [lambda: VorbisReader(file, container), *by_av]
     if container in _SOUNDFILE_FIRST:
         return by_soundfile + by_av
     return by_av + (by_soundfile if container in _SOUNDFILE_LAST else [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
+from contextlib import closing
 from fractions import Fraction
 from itertools import chain, islice
 from typing import BinaryIO
@@ -12,9 +13,10 @@ import numpy as np
 from av.container import InputContainer
 
 from clapkit.audio.containers import promised_samples
-from clapkit.audio.readers import BLOCK_VALUES, Unreadable, mp3_slack, one_line, readable_rate, to_mono
+from clapkit.audio.readers import BLOCK_VALUES, SoundfileReader, Unreadable, mp3_slack, one_line, readable_rate, to_mono
 from clapkit.audio.sources import MAX_CHANNELS
 
+_VORBIS_BLOCK = 8192
 _PREROLL_S = 1.0  # decoded and thrown away before a position, so that the state of a lossy decoder has settled
 
 # The demuxer that FFmpeg is told to use for each container: an allow-list, no playlist or network format is in it.
@@ -33,18 +35,8 @@ _DEMUXERS = {
 }
 _CODECS = (
     *("aac", "alac", "flac", "opus", "vorbis", "mp3", "mp3float", "mp2", "mp2float", "mp1", "mp1float", "ac3", "eac3"),
-    *(
-        "adpcm_ms",
-        "adpcm_ima_wav",
-        "adpcm_ima_qt",
-        "pcm_alaw",
-        "pcm_mulaw",
-        "pcm_u8",
-        "pcm_s8",
-        "pcm_s16le",
-        "pcm_s16be",
-    ),
-    *("pcm_s24le", "pcm_s24be", "pcm_s32le", "pcm_s32be", "pcm_f32le", "pcm_f32be", "pcm_f64le", "pcm_f64be"),
+    *("pcm_u8", "pcm_s8", "pcm_s16le", "pcm_s16be", "pcm_s24le", "pcm_s24be", "pcm_s32le", "pcm_s32be", "pcm_f32le"),
+    *("pcm_f32be", "pcm_f64le", "pcm_f64be", "pcm_alaw", "pcm_mulaw", "adpcm_ms", "adpcm_ima_wav", "adpcm_ima_qt"),
 )
 _OPTIONS = {"codec_whitelist": ",".join(_CODECS), "protocol_whitelist": "none"}
 
@@ -87,6 +79,7 @@ class AvReader:
                 coding = codec.name if codec else "something unknown"
                 raise Unreadable(f"its sound is coded as {coding}, which is not read")
             codec.thread_count = 1
+            self._codec = _reference_opus(codec) if codec.name == "opus" else codec
         except (av.FFmpegError, OSError, ValueError) as error:
             raise Unreadable(one_line(error)) from error
         self._frames = self._decoded()
@@ -102,7 +95,7 @@ class AvReader:
         try:
             for packet in self._av.demux(self._stream):
                 try:
-                    frames = packet.decode()
+                    frames = self._codec.decode(packet if packet.size else None)
                 except av.error.InvalidDataError:
                     self._damaged += 1
                     if self._damaged > 50 + self._good:
@@ -172,14 +165,17 @@ class AvReader:
             grid = self._frame_grid() if tick * self.rate_hz > 1 else (1, 0)
             try:
                 self._av.seek(origin + int((start - preroll) / self.rate_hz / tick), stream=self._stream)
+                self._codec.flush_buffers()
                 frames = self._decoded()
                 landed = next(frames, None)
             except (Unreadable, av.FFmpegError, OSError, ValueError):
                 landed = None
             if grid and landed is not None and landed.pts is not None:
-                position = _on_grid((landed.pts - origin) * tick * self.rate_hz, grid, tick * self.rate_hz)
-                if position is not None and 0 <= position <= start:
-                    return position, chain([landed], frames)
+                # By its end: libopus skips the beginning of the first frame after a seek.
+                estimate = (landed.pts - origin) * tick * self.rate_hz + landed.samples
+                end = _on_grid(estimate, grid, tick * self.rate_hz)
+                if end is not None and 0 <= end - landed.samples <= start:
+                    return end - landed.samples, chain([landed], frames)
         self.close()
         self._open()
         return 0, chain([self._first], self._frames)
@@ -194,6 +190,38 @@ class AvReader:
         if not frame.format.is_planar:
             values = values.reshape(-1, frame.layout.nb_channels).T
         return to_mono(values, 0)
+
+
+class VorbisReader(SoundfileReader):
+    """Ogg Vorbis: libsndfile decodes it to the exact length but may seek some samples beside the mark, FFmpeg seeks to
+    the mark but ends up to a block early or late. So ranges inside are FFmpeg's, all else is decoded from the start.
+    """
+
+    def blocks(self, start: int, stop: int | None) -> Iterator[np.ndarray]:
+        if start and stop is not None and stop + _VORBIS_BLOCK <= self._sound.frames:
+            self._sound.close()  # both would move the position in the file
+            with closing(AvReader(self._file, self.container)) as reader:
+                yield from reader.blocks(start, stop)
+            return
+        position = 0
+        for block in super().blocks(0, stop):
+            position += len(block)
+            if position > start:
+                yield block[max(0, start - (position - len(block))) :]
+
+
+def _reference_opus(found: av.AudioCodecContext) -> av.AudioCodecContext:
+    """libopus in place of FFmpeg's own Opus decoder, whose SILK part (speech, low rates) comes out up to 2 samples late
+    and differs by several dB in places; where the build lacks libopus, the one that was found.
+    """
+    try:
+        codec = av.CodecContext.create("libopus", "r")
+    except (av.codec.codec.UnknownCodecError, ValueError):
+        return found
+    assert isinstance(codec, av.AudioCodecContext)
+    codec.extradata = found.extradata
+    codec.options = {"request_sample_fmt": "flt"}  # 16 bit would clip
+    return codec
 
 
 def _on_grid(estimate: Fraction, grid: tuple[int, int], tolerance: Fraction) -> int | None:

@@ -93,8 +93,10 @@ class SoundfileReader:
 
     decoder, slack = "soundfile", 0
 
+    duration_s: float | None
+
     def __init__(self, file: BinaryIO, container: str) -> None:
-        self.container = container
+        self._file, self.container = file, container
         self.promised = promised_samples(file, container)
         file.seek(0)
         try:
@@ -103,7 +105,8 @@ class SoundfileReader:
             raise Unreadable(one_line(error)) from error
         self.rate_hz = readable_rate(self._sound.samplerate)
         self.channels = self._sound.channels
-        self.duration_s = self._sound.frames / self.rate_hz
+        # libsndfile gives the largest number where it cannot tell.
+        self.duration_s = self._sound.frames / self.rate_hz if self._sound.frames < 1 << 62 else None
         if container == "mp3" and self.promised:
             self.slack = mp3_slack(self.rate_hz)
 
