@@ -104,4 +104,7 @@ def join_captions(first: str, second: str) -> str:
     first = first.rstrip(" .!")
     if first.casefold() == second.rstrip(" .!").casefold():
         return first
-    return f"{first} and {second[:1].lower() + second[1:] if second[1:2].islower() else second}"
+    # A capital goes where it only began the sentence: "A dog", "Rain", but not "I" or "TV".
+    if second.startswith("A ") or second[1:2].islower():
+        second = second[0].lower() + second[1:]
+    return f"{first} and {second}"
