@@ -93,9 +93,9 @@ def demo(out: _Out = Path("demo"), quick: _Quick = False) -> None:
         run = train(RECIPE, clips["train"], out=out / "run", resume=True, progress=progress_wanted(), **settings)
     clap = load(run.path)
     with watch.step("evaluation"):
-        held_out = {split: Gallery.of(clap, clips[split]) for split in sizes if split != "train"}
-        gallery = Gallery.of(clap, [clip for split, count in GALLERY.items() for clip in clips[split][:count]])
-        scores = _evaluate(clap, held_out, gallery)
+        everything = Gallery.of(clap, [clip for split in sizes if split != "train" for clip in clips[split]])
+        gallery = everything.only({clip.id for split, count in GALLERY.items() for clip in clips[split][:count]})
+        scores = _evaluate(clap, everything, gallery)
         _write_scores(out / "scores.json", scores)
     with watch.step("index"):
         searched = [clip for split in ("test", "test_scenes") for clip in clips[split]]
@@ -140,17 +140,17 @@ def _processes(sizes: Mapping[str, int]) -> int:
     return min(8, os.cpu_count() or 1, 1 + sum(sizes.values()) // 500)
 
 
-def _evaluate(clap: Clap, held_out: Mapping[str, Gallery], gallery: Gallery) -> dict[str, Result]:
+def _evaluate(clap: Clap, everything: Gallery, gallery: Gallery) -> dict[str, Result]:
     from clapkit.building.soundworld import World
-    from clapkit.cli.scoring import Classes, retrieval_result, zero_shot_result
+    from clapkit.cli.scoring import Classes, Gallery, retrieval_result, zero_shot_result
 
     def named(split: str, label: Callable[[Clip], str | None]) -> Result:
         names = World().labels(split)
-        there = held_out[split]
-        labelled = type(there)(
-            tuple(clip.with_(label=label(clip)) for clip in there.clips), there.audio_ND, there.skipped
+        there = everything.only({clip.id for clip in everything.clips if clip.split == split})
+        clips = tuple(clip.with_(label=label(clip)) for clip in there.clips)
+        return zero_shot_result(
+            clap, Gallery(clips, there.audio_ND, there.skipped), classes=Classes(names, names), split=split
         )
-        return zero_shot_result(clap, labelled, classes=Classes(names, names), split=split)
 
     return {
         "new clips of trained kinds": named("test", lambda clip: clip.label),

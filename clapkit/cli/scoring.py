@@ -43,9 +43,9 @@ class Gallery:
         kept = sorted(done)
         return cls(tuple(clips[i] for i in kept), np.stack([done[i].vector_D for i in kept]), skipped)
 
-    def subset(self, wanted: Collection[int]) -> Gallery:
-        """Some of the clips, by position."""
-        rows = sorted(wanted)
+    def only(self, ids: Collection[str]) -> Gallery:
+        """The clips with these ids."""
+        rows = [i for i, clip in enumerate(self.clips) if clip.id in ids]
         return Gallery(tuple(self.clips[i] for i in rows), self.audio_ND[rows], self.skipped)
 
 
@@ -119,8 +119,8 @@ def zero_shot_result(
     from clapkit.evaluation.zero_shot import class_vectors, zero_shot
 
     labels = labels_of(gallery.clips, column=label_column)
-    labelled = [i for i, label in enumerate(labels) if label is not None]
-    gallery, labels = gallery.subset(labelled), [labels[i] for i in labelled]
+    gallery = gallery.only({clip.id for clip, label in zip(gallery.clips, labels, strict=True) if label is not None})
+    labels = [label for label in labels if label is not None]
     if classes is None:
         names = tuple(sorted({name for label in labels for name in ([label] if isinstance(label, str) else label)}))
         classes = Classes(names, names)
@@ -189,7 +189,6 @@ def score_run(clap: Clap, clips: Sequence[Clip], run: Path) -> list[Result]:
         file.write(json.dumps({result.task: result.to_json() for result in found}, indent=2).encode())
     steps = json.loads((run / "data.json").read_bytes())["steps"]
     scores = {f"val {name}": score.value for result in found for name, score in result.metrics.items()}
-    log = JsonLines(run / "log.jsonl", first_step=steps)  # so that scoring the same run again replaces its line
-    log.write({"step": steps, **scores})
-    log.close()
+    with JsonLines(run / "log.jsonl", first_step=steps) as log:  # so that scoring a run again replaces its line
+        log.write({"step": steps, **scores})
     return found

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 from clapkit.cli.inputs import Sounds
 from clapkit.cli.terminal import progress_wanted, show_notes, show_skipped
 from clapkit.data.clip import Clip
-from clapkit.errors import AudioFailure
+from clapkit.errors import AudioError, AudioFailure
 
 if TYPE_CHECKING:
     from clapkit.api import Clap
+    from clapkit.audio.pool import DecodePool
     from clapkit.runtime.engine import Embedded
 
 _BLOCK = 256
@@ -64,30 +65,31 @@ def embed_clips(clap: Clap, clips: Sequence[Clip]) -> tuple[dict[int, Embedded],
 
     Returns the vectors by position, and what failed (`index` is the position, `source` the clip's id).
     """
+    from clapkit.audio.pool import DecodePool
     from clapkit.progress import ProgressBar
 
     done: dict[int, Embedded] = {}
     failures: list[AudioFailure] = []
-    with ProgressBar("embedding", len(clips), shown=progress_wanted()) as bar:
+    pool = DecodePool(workers=min(8, os.cpu_count() or 1))
+    with pool, ProgressBar("embedding", len(clips), shown=progress_wanted()) as bar:
         for first in range(0, len(clips), _BLOCK):
-            block = range(first, min(first + _BLOCK, len(clips)))
-            sounds, broken = _decode_clips([clips[i] for i in block], clap.model.frontend.rate_hz)
-            failures += [AudioFailure(first + i, clips[first + i].id, reason) for i, reason in broken.items()]
+            block = clips[first : first + _BLOCK]
+            sounds, broken = _decode_clips(pool, block, clap.model.frontend.rate_hz)
             kept = list(sounds)
             for result in clap.embed_windows([sounds[i] for i in kept], workers=0):
-                position = first + kept[result.index]
+                position = kept[result.index]
                 if hasattr(result, "error"):
-                    failures.append(AudioFailure(position, clips[position].id, result.error.reason))
+                    broken[position] = result.error.reason
                 else:
-                    done[position] = result
-            bar.update(block[-1] + 1)
-    return done, sorted(failures, key=lambda f: f.index)
+                    done[first + position] = result
+            failures += [AudioFailure(first + i, block[i].id, broken[i]) for i in sorted(broken)]
+            bar.update(first + len(block))
+    return done, failures
 
 
-def _decode_clips(clips: Sequence[Clip], rate_hz: int) -> tuple[dict[int, tuple], dict[int, str]]:
+def _decode_clips(pool: DecodePool, clips: Sequence[Clip], rate_hz: int) -> tuple[dict[int, tuple], dict[int, str]]:
     """(samples, rate) and reasons of failure, by position."""
-    from clapkit.audio.pool import DecodePool, DecodeRequest
-    from clapkit.errors import AudioError
+    from clapkit.audio.pool import DecodeRequest
 
     requests = (
         DecodeRequest(source=clip.audio, rate_hz=rate_hz, start_s=clip.start_s, duration_s=clip.duration_s)
@@ -95,12 +97,11 @@ def _decode_clips(clips: Sequence[Clip], rate_hz: int) -> tuple[dict[int, tuple]
     )
     sounds: dict[int, tuple] = {}
     broken: dict[int, str] = {}
-    with DecodePool(workers=min(8, os.cpu_count() or 1)) as pool:
-        for i, sound in pool.map(requests):
-            if isinstance(sound, AudioError):
-                broken[i] = sound.reason
-            else:
-                sounds[i] = (sound.samples, rate_hz)
+    for i, sound in pool.map(requests):
+        if isinstance(sound, AudioError):
+            broken[i] = sound.reason
+        else:
+            sounds[i] = (sound.samples, rate_hz)
     return sounds, broken
 
 

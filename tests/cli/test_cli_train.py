@@ -1,0 +1,90 @@
+"""clapkit train and clapkit recipes."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import clapkit.recipes
+
+
+def test_a_run_is_left_behind_and_its_data_accounted_for(trained):
+    outcome, run = trained
+    assert (run / "model" / "model.safetensors").is_file()
+    assert json.loads((run / "data.json").read_bytes())["used"] == 48
+    assert "48 of 98 rows" in outcome.stderr
+    assert "kept as meta: " in outcome.stderr
+    assert "8 steps in " in outcome.stderr
+
+
+def test_val_is_scored_at_the_end(trained):
+    outcome, run = trained
+    scores = json.loads((run / "val.json").read_bytes())
+    assert set(scores) == {"zero-shot", "retrieval"}
+    assert scores["zero-shot"]["n"] == scores["retrieval"]["n"] == 38
+    last = json.loads((run / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    assert last["step"] == 8
+    accuracy = scores["zero-shot"]["metrics"]["accuracy"]["value"]
+    assert abs(last["val accuracy"] - accuracy) < 1e-5
+    assert "r@1_text_to_audio" in outcome.stdout
+    assert "trained on" not in outcome.stderr
+
+
+def test_an_ended_run_is_not_trained_over_and_resume_changes_nothing(clapkit, train_words, trained, world):
+    run = trained[1]
+    before = (run / "model" / "model.safetensors").read_bytes()
+    again = clapkit(*train_words, "--out", run)
+    assert again.exit_code == 2
+    assert "--resume" in again.stderr
+    resumed = clapkit(*train_words, "--out", run, "--resume", "--val", world, "--val-split", "split=train")
+    assert resumed.exit_code == 0
+    assert (run / "model" / "model.safetensors").read_bytes() == before
+    assert "48 of the 48 clips of --val are trained on" in resumed.stderr
+    steps = [json.loads(line)["step"] for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len(steps) == len(set(steps))
+
+
+def test_what_cannot_be_trained_is_told_before_work_starts(clapkit, world, tmp_path):
+    def told(*words):
+        outcome = clapkit("train", *words, "--out", tmp_path / "run")
+        assert outcome.exit_code == 2, outcome.output
+        assert not (tmp_path / "run" / "checkpoints").exists()
+        return outcome.stderr
+
+    assert "did you mean 'soundworld'?" in told("soundwrld", "--data", world)
+    assert "train' or" not in told("soundworld", "--data", tmp_path / "gone.csv")
+    assert "did you mean 'steps'?" in told("soundworld", "--data", world, "--set", "train.step=5")
+    assert "--set key=value" in told("soundworld", "--data", world, "--set", "train.steps")
+    assert "did you mean 'tiny'?" in told("soundworld", "--data", world, "--scale", "tinny")
+    assert "there is no column 'splt'" in told("soundworld", "--data", world, "--split", "splt=train")
+    assert "gone.csv: no such file" in told("soundworld", "--data", tmp_path / "gone.csv")
+    assert "no column 'title'" in told("soundworld", "--data", world, "--column", "caption=title")
+
+
+def test_recipes_are_listed_from_their_files(clapkit):
+    listed = clapkit("recipes", "list").stdout
+    files = [p for p in Path(clapkit_recipes()).glob("*/*.py") if p.stem != "__init__"]
+    assert len(files) >= 2
+    for path in files:
+        assert path.stem in listed
+    assert "four-second clips of a procedural sound world" in listed
+
+
+def clapkit_recipes() -> str:
+    return clapkit.recipes.__path__[0]
+
+
+def test_a_recipe_is_shown_with_the_place_of_each_part(clapkit):
+    shown = clapkit("recipes", "show", "soundworld", "--scale", "tiny").stdout
+    assert "Differs from `contrastive`" in shown
+    assert re.search(r"model: DualEncoder clapkit/model\.py:\d+", shown)
+    assert re.search(r"audio: ResNetTower clapkit/towers/resnet\.py:\d+", shown)
+    assert "width = 8" in shown
+    assert re.search(r"SpecAugment clapkit/views/spectrogram\.py:\d+", shown)
+
+
+def test_an_unknown_recipe_is_corrected(clapkit):
+    outcome = clapkit("recipes", "show", "contrastiv")
+    assert outcome.exit_code == 2
+    assert "did you mean 'contrastive'?" in outcome.stderr
