@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -164,8 +165,9 @@ def _chunks(file: BinaryIO, order: str) -> Iterator[tuple[bytes, int, int]]:
 
 def _promised_wav(file: BinaryIO) -> int | None:
     file.seek(0)
-    magic = file.read(4)
-    order = ">" if magic == b"RIFX" else "<"
+    head = file.read(8)
+    order = ">" if head[:4] == b"RIFX" else "<"
+    riff_bytes = struct.unpack(order + "I", head[4:])[0]
     frame_bytes = long_size = 0
     for name, size, body in _chunks(file, order):
         file.seek(body)
@@ -176,6 +178,8 @@ def _promised_wav(file: BinaryIO) -> int | None:
             frame_bytes = channels * ((bits + 7) // 8) if tag in _PCM_TAGS else 0
         elif name == b"data":
             size = long_size if long_size and size == 0xFFFFFFFF else size
+            if size == 0 and riff_bytes + 8 == file.seek(0, io.SEEK_END):
+                return 0  # finished by a writer that had nothing to write
             placeholder = size == 0 or (size >= _PLACEHOLDER_FROM and not long_size)
             return None if placeholder or not frame_bytes else size // frame_bytes
     return None

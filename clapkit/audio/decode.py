@@ -225,6 +225,8 @@ def _started(reader: Reader) -> Iterator[np.ndarray]:
     """The blocks of a reader, the first of them already decoded."""
     blocks = reader.blocks(0, None)
     first = next(blocks, None)
+    if first is None and reader.promised is None:
+        raise Unreadable("no samples (zero length)")  # perhaps another reader knows better
     return iter(()) if first is None else chain([first], blocks)
 
 

@@ -10,7 +10,7 @@ import tempfile
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from clapkit.errors import AudioError, ClapkitError, SpecError
 
 _AHEAD = 3  # requests in flight or waiting to be fetched, for each worker
 _START_LIMIT_S = 120.0
+_CLOSED = "the decoder pool is closed: open a new DecodePool"
 _LEAST_MEMORY_MIB = 1024  # the libraries alone take several hundred
 
 
@@ -110,7 +111,7 @@ class DecodePool:
         sounds pile up. Raises ClapkitError when a process cannot be started at all.
         """
         if self._closed:
-            raise ClapkitError("the decoder pool is closed: open a new DecodePool")
+            raise ClapkitError(_CLOSED)
         return self._results(requests)
 
     def _results(self, requests: Iterable[DecodeRequest]) -> Iterator[tuple[int, Sound | AudioError]]:
@@ -120,10 +121,10 @@ class DecodePool:
             for request in requests:
                 waiting.append(self._submit(request))
                 if len(waiting) >= max(1, _AHEAD * self._count):
-                    yield position, waiting.popleft().result()
+                    yield position, _result(waiting.popleft())
                     position += 1
             while waiting:
-                yield position, waiting.popleft().result()
+                yield position, _result(waiting.popleft())
                 position += 1
         finally:
             for future in waiting:
@@ -131,7 +132,10 @@ class DecodePool:
 
     def _submit(self, request: DecodeRequest) -> Future[Sound | AudioError]:
         if self._threads:
-            return self._threads.submit(self._in_worker, request)
+            try:
+                return self._threads.submit(self._in_worker, request)
+            except RuntimeError:
+                raise ClapkitError(_CLOSED) from None
         done: Future[Sound | AudioError] = Future()
         try:
             done.set_result(decode(request.source, **request.arguments))
@@ -147,6 +151,13 @@ class DecodePool:
             return error
         finally:
             self._free.put(worker)
+
+
+def _result(future: Future[Sound | AudioError]) -> Sound | AudioError:
+    try:
+        return future.result()
+    except CancelledError:
+        raise ClapkitError(_CLOSED) from None
 
 
 class _Worker:
@@ -204,7 +215,7 @@ class _Worker:
     def _running(self) -> subprocess.Popen[bytes]:
         with self._lock:
             if self._closed:
-                raise ClapkitError("the decoder pool is closed: open a new DecodePool")
+                raise ClapkitError(_CLOSED)
             if self._process is None:
                 self._process = _start(self._deadline_s, self._memory_limit_mib)
             return self._process
@@ -226,7 +237,7 @@ class _Worker:
 def _start(deadline_s: float, memory_limit_mib: int | None) -> subprocess.Popen[bytes]:
     """A decoder process that has said that it is ready. Raises ClapkitError with its last words when it does not."""
     here = str(Path(__file__).resolve().parents[2])
-    paths = [here, *(os.path.abspath(p) for p in sys.path if p)]
+    paths = [*(os.path.abspath(p) for p in sys.path), here]
     single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     alarm_s = math.ceil(deadline_s) + 5  # behind the deadline of the parent
     with tempfile.TemporaryFile() as last_words:

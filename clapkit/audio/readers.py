@@ -146,5 +146,6 @@ def mp3_slack(rate_hz: int) -> int:
 
 
 def one_line(error: Exception) -> str:
-    text = getattr(error, "strerror", None) or str(error)
+    # The full text of either library names the file object by its address.
+    text = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
     return " ".join(str(text).split())[:200] or type(error).__name__

@@ -111,7 +111,10 @@ def _not_empty(file: BinaryIO, name: str) -> BinaryIO:
 def _opened_array(source: tuple, name: str) -> Opened:
     if len(source) != 2:
         raise AudioError(name, f"expected (array, rate_hz), found a tuple of {len(source)}")
-    array, rate = np.asarray(source[0]), source[1]
+    try:
+        array, rate = np.asarray(source[0]), source[1]
+    except ValueError as error:
+        raise AudioError(name, f"not an array: {error}") from None
     try:
         rate_hz = checked_rate(rate)
     except SpecError as error:
