@@ -17,6 +17,7 @@ class TrainSettings:
     lr                 peak learning rate of AdamW, reached after `warmup_steps`, then a cosine down to `final_lr_share`
     weight_decay       on matrices and kernels only, never on norms, biases and the temperature
     precision          "fp32", "bf16" (autocast), or "auto": bf16 where the processor has instructions for it
+    drop_tokens        share of a patch transformer's tokens left out at each step (FLAP, card 024); 0 for other towers
     checkpoint_s       seconds between checkpoints (one is always written at the end); `keep` of them stay
     """
 
@@ -30,6 +31,7 @@ class TrainSettings:
     beta2: float = 0.98
     clip_norm: float = 1.0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    drop_tokens: float = 0.0
     seed: int = 0
     checkpoint_s: float = 60.0
     keep: int = 2
@@ -45,6 +47,8 @@ class TrainSettings:
         for name in ("beta1", "beta2", "final_lr_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise SpecError(f"{name} has to lie between 0 and 1, not {getattr(self, name)}")
+        if not 0 <= self.drop_tokens < 1:
+            raise SpecError(f"drop_tokens is a share in [0, 1), not {self.drop_tokens}")
         for name in ("keep", "log_every"):
             if getattr(self, name) < 1:
                 raise SpecError(f"{name} has to be at least 1, not {getattr(self, name)}")

@@ -133,7 +133,6 @@ def train(
             rate = recipe.train.lr_at(step, total)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            how = {"encode_texts": encode_texts, "mel_views": loader.mel_views, "precision": precision}
             losses = plain_step(model, recipe.objective, batch, **how)
             loss = sum(losses.values())
             value = float(loss.detach())

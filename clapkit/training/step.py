@@ -9,6 +9,8 @@ import torch
 
 from clapkit.audio.features import Features
 from clapkit.data.batches import Batch
+from clapkit.data.sampling import TOKENS, stream
+from clapkit.errors import RecipeError
 from clapkit.model import DualEncoder
 from clapkit.objectives.base import Embeddings, Objective
 from clapkit.training.optim import autocast
@@ -34,6 +36,22 @@ def batch_features(model: DualEncoder, batch: Batch, mel_views: Sequence[View]) 
         return features.with_values(torch.from_numpy(np.ascontiguousarray(changed)).to(model.device))
 
 
+def draw_visible(model: DualEncoder, features: Features, share: float, seed: int, step: int) -> torch.Tensor | None:
+    """Indices [B, K] of the tokens that a step sees when `share` of them is dropped at random; None for all.
+
+    Each clip has its own draw, a function of (seed, step) alone. RecipeError for a tower that has no tokens to drop.
+    """
+    if not share:
+        return None
+    if not hasattr(model.audio, "token_count"):
+        raise RecipeError(f"train.drop_tokens={share}: {type(model.audio).__name__} has no tokens to drop; set it to 0")
+    clips, frames = features.values.shape[:2]
+    tokens = model.audio.token_count(frames)
+    kept = max(1, round(tokens * (1.0 - share)))
+    order = stream(seed, TOKENS, step).random((clips, tokens)).argsort(axis=1)[:, :kept]
+    return torch.from_numpy(np.sort(order, axis=1)).to(features.values.device)
+
+
 def plain_step(
     model: DualEncoder,
     objective: Objective,
@@ -42,11 +60,14 @@ def plain_step(
     encode_texts: EncodeTexts,
     mel_views: Sequence[View] = (),
     precision: str = "fp32",
+    drop_tokens: float = 0.0,
+    seed: int = 0,
 ) -> dict[str, torch.Tensor]:
     """Losses of one batch seen at once; the caller runs backward and the optimizer."""
     features = batch_features(model, batch, mel_views)
+    keep = draw_visible(model, features, drop_tokens, seed, batch.step)
     with autocast(precision, model.device):
-        audio_BD = model.encode_features(features)
+        audio_BD = model.encode_features(features, keep)
     text_UD = encode_texts(batch.texts)
     z = Embeddings(
         audio_BD=audio_BD.float(),
