@@ -122,6 +122,8 @@ def train(
     saved_at = time.monotonic()
     waited = busy = 0.0
     counted = first
+    how = {"encode_texts": encode_texts, "mel_views": loader.mel_views, "precision": precision}
+    how |= {"drop_tokens": recipe.train.drop_tokens, "seed": recipe.train.seed}
     model.train()
     shown = ProgressBar("training", total, first=first, shown=progress)
     with JsonLines(out / "log.jsonl", first_step=first) as log, shown as bar:
