@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -85,7 +85,8 @@ def demo(out: _Out = Path("demo"), quick: _Quick = False) -> None:
     from clapkit.cli.demo_report import write_report
     from clapkit.cli.scoring import Gallery
 
-    sizes, settings = (QUICK, {"train__steps": QUICK_STEPS, "scale": "tiny"}) if quick else (FULL, {})
+    sizes = QUICK if quick else FULL
+    settings: dict[str, Any] = {"train__steps": QUICK_STEPS, "scale": "tiny"} if quick else {}
     watch = Stopwatch()
     with watch.step("sound world"):
         clips = _world(out, sizes)
@@ -110,7 +111,7 @@ def demo(out: _Out = Path("demo"), quick: _Quick = False) -> None:
     say(f"{sum(watch.seconds.values()):.0f} s in all. Open {out / 'report.html'}")
 
 
-def _world(out: Path, sizes: Mapping[str, int]) -> dict[str, list[Clip]]:
+def _world(out: Path, sizes: dict[str, int]) -> dict[str, list[Clip]]:
     """The clips of each split; the world is written unless an earlier call has left it."""
     from clapkit.building.soundworld import write_world
     from clapkit.data.manifest import read

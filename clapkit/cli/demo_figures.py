@@ -9,6 +9,7 @@ from html import escape
 
 import numpy as np
 
+_LETTER = 5.6  # width of an average letter in the labels of a heat map
 # From silence to loud; bright colours only for what is loud, as in most spectrograms.
 _RAMP = ((8, 6, 30), (58, 20, 96), (140, 41, 112), (214, 73, 86), (249, 142, 66), (253, 231, 150))
 
@@ -52,10 +53,12 @@ def heat_map(
 
     digits   write the value into the cell with so many digits;  framed   the column to frame in each row
     """
-    left = 7 + 6.2 * max(map(len, rows))
-    top = 7 + 6.2 * 0.72 * max(map(len, columns))
-    width, height = left + cell * len(columns) + 0.72 * 6.2 * len(columns[-1]) + 6, top + cell * len(rows) + 2
+    left = 10 + _LETTER * max(map(len, rows))
+    top = 10 + _LETTER * 0.72 * max(map(len, columns))
+    across, down = cell * len(columns), cell * len(rows)
+    width, height = left + across + 0.72 * _LETTER * len(columns[-1]) + 6, top + down + 2
     parts = [f'<svg class="heat" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" role="img">']
+    parts.append(f'<rect class="ground" x="{left:.1f}" y="{top:.1f}" width="{across}" height="{down}"/>')
     for c, name in enumerate(columns):
         x, y = left + cell * (c + 0.5), top - 6
         parts.append(f'<text x="{x:.1f}" y="{y:.1f}" transform="rotate(-45 {x:.1f} {y:.1f})">{escape(name)}</text>')
@@ -67,13 +70,14 @@ def heat_map(
             frame = " framed" if framed is not None and framed[r] == c else ""
             shade = f'fill-opacity="{min(1.0, max(0.0, float(value))):.2f}"'
             size = f'width="{cell - 1}" height="{cell - 1}"'
-            if value > 0.004 or frame or digits is not None:
+            if value > 0.004 or frame:
                 words = f"<title>{escape(name)} / {escape(columns[c])}: {value:.2f}</title>"
                 parts.append(f'<rect class="cell{frame}" x="{x:.1f}" y="{y:.1f}" {size} {shade}>{words}</rect>')
             if digits is not None:
+                shown = round(float(value), digits) + 0.0  # no minus before a zero
                 tone = "on" if value > 0.55 else "off"
                 middle = f'x="{x + cell / 2 - 0.5:.1f}" y="{y + cell / 2 + 3:.1f}"'
-                parts.append(f'<text class="{tone}" {middle} text-anchor="middle">{value:.{digits}f}</text>')
+                parts.append(f'<text class="{tone}" {middle} text-anchor="middle">{shown:.{digits}f}</text>')
     return "".join(parts) + "</svg>"
 
 

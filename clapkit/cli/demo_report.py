@@ -150,11 +150,11 @@ def _similarity(shown: Shown) -> tuple[str, str]:
     chosen = [rows[label] for label in sorted(rows)][:: max(1, len(rows) // _MATRIX_SOUNDS)][:_MATRIX_SOUNDS]
     clips = [shown.gallery.clips[i] for i in chosen]
     texts = [clip.captions[0] for clip in clips]
-    cosines = shown.gallery.audio_ND[chosen] @ shown.clap.embed_text(texts).T
+    cosines_TS = shown.clap.embed_text(texts) @ shown.gallery.audio_ND[chosen].T
     drawn = heat_map(
-        cosines, rows=[str(c.label) for c in clips], columns=texts, cell=30, digits=2, framed=range(len(clips))
+        cosines_TS, rows=texts, columns=[str(c.label) for c in clips], cell=32, digits=2, framed=range(len(clips))
     )
-    words = "Cosine of twelve held-out sounds with the first caption of each; the frame marks a sound's own caption."
+    words = f"Cosine of {len(clips)} held-out sounds (columns) with a caption of each (rows); the frame marks its own."
     return f"<div class='wide'>{drawn}</div>", words
 
 
@@ -162,7 +162,7 @@ def _confusion(result: Result) -> tuple[str, str]:
     assert result.confusion_CC is not None
     counts = result.confusion_CC
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1e-9)
-    drawn = heat_map(shares, rows=result.class_names, columns=result.class_names, cell=13)
+    drawn = heat_map(shares, rows=result.class_names, columns=result.class_names, cell=15)
     off = counts * (1 - np.eye(len(counts)))
     worst = [divmod(int(i), len(counts)) for i in np.argsort(-off, axis=None)[:5] if off.flat[i] >= 1]
     listed = "; ".join(f"{result.class_names[r]} for {result.class_names[c]} ({off[r, c]:.0f})" for r, c in worst)
@@ -241,6 +241,7 @@ font-size:.8rem;font-variant-numeric:tabular-nums}
 .query{margin:1.6rem 0 .5rem}.query::before{content:"\\201C"}.query::after{content:"\\201D"}
 .wide{overflow-x:auto;background:var(--card);border:1px solid var(--edge);border-radius:12px;padding:1rem}
 svg text{font:10px system-ui,sans-serif;fill:var(--soft)}svg .on{fill:var(--card)}svg .off{fill:var(--ink)}
+.heat{display:block;margin:0 auto}.ground{fill:var(--edge);fill-opacity:.35}
 .cell{fill:var(--deep)}.framed{stroke:var(--accent);stroke-width:2}
 .curve{width:100%;max-width:720px;height:auto}.grid{stroke:var(--edge)}.line{fill:none;stroke:var(--deep);stroke-width:2}
 .curve text{font-size:12px}

@@ -87,7 +87,8 @@ def _write(out: Path, columns: dict[str, Any]) -> None:
 
     with atomic_file(out) as file:
         if out.suffix == ".npz":
-            np.savez(file, **{name: np.asarray(values) for name, values in columns.items()})
+            arrays: dict[str, Any] = {name: np.asarray(values) for name, values in columns.items()}
+            np.savez(file, **arrays)
             return
         import pyarrow
         import pyarrow.parquet

@@ -11,10 +11,12 @@ import typer
 from clapkit.cli.inputs import read_columns, read_splits
 from clapkit.cli.options import Column, Data, Device, Precision, Split, Trust
 from clapkit.cli.terminal import results, say, show_skipped
+from clapkit.errors import SpecError
 
 if TYPE_CHECKING:
     from clapkit.api import Clap
     from clapkit.cli.scoring import Gallery
+    from clapkit.data.clip import Clip
     from clapkit.evaluation.report import Result
 
 _Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run or model folder.")]
@@ -113,9 +115,14 @@ def retrieval(
     trust: Trust = None,
 ) -> None:
     """Find clips by their captions and captions by their clips: R@1, R@5, R@10, mAP@10, median rank."""
-    from clapkit.cli.scoring import retrieval_result
+    from clapkit.cli.scoring import captions_of, groups_of, retrieval_result
 
-    clap, gallery, about = _prepare(run, data, split, read_columns(column or ()), precision, device, trust)
+    if duplicates not in ("strict", "relevant"):
+        raise SpecError(f"--duplicates is strict or relevant, not {duplicates!r}")
+    clips, about = _read(data, split, read_columns(column or ()))
+    captions_of(clips)
+    groups_of(clips, column=group_column)
+    clap, gallery = _embed(run, clips, precision, device, trust)
     result = retrieval_result(clap, gallery, duplicates=duplicates, group_column=group_column, **about)
     _show(result, json=json, per_class=False)
 
@@ -135,8 +142,26 @@ def _by_label(
     device: str,
     trust: Sequence[str] | None,
 ) -> Result:
-    from clapkit.cli.scoring import Classes, labels_of, zero_shot_result
-    from clapkit.errors import SpecError
+    from clapkit.cli.scoring import Classes, groups_of, labels_of, zero_shot_result
+
+    templates = _templates(template, ensemble)
+    classes = None if labels_file is None else Classes.read(labels_file)
+    columns = read_columns(column or ())
+    if label_column not in ("label", "tags"):
+        columns["label"] = label_column
+    clips, about = _read(data, split, columns)
+    missing = sum(label is None for label in labels_of(clips, column=label_column))
+    groups_of(clips, column=group_column)
+    if missing:
+        say(f"note: {missing} of {len(clips)} clips have no {label_column} and are left out")
+    clap, gallery = _embed(run, clips, precision, device, trust)
+    return zero_shot_result(
+        clap, gallery, task=task, label_column=label_column, classes=classes, templates=templates,
+        group_column=group_column, without_label=missing, **about,
+    )  # fmt: skip
+
+
+def _templates(template: Sequence[str] | None, ensemble: bool) -> tuple[str, ...]:
     from clapkit.text import prompts
 
     if ensemble and template:
@@ -144,40 +169,30 @@ def _by_label(
     templates = prompts.ensemble("sound") if ensemble else tuple(template or (prompts.DEFAULT,))
     for sentence in templates:
         prompts.fill(sentence, "dog")
-    columns = read_columns(column or ())
-    if label_column not in ("label", "tags"):
-        columns["label"] = label_column
-    classes = None if labels_file is None else Classes.read(labels_file)
-    clap, gallery, about = _prepare(run, data, split, columns, precision, device, trust)
-    missing = sum(label is None for label in labels_of(gallery.clips, column=label_column))
-    if missing:
-        say(f"note: {missing} of {len(gallery.clips)} clips have no {label_column} and are left out")
-    return zero_shot_result(
-        clap, gallery, task=task, label_column=label_column, classes=classes, templates=templates,
-        group_column=group_column, without_label=missing, **about,
-    )  # fmt: skip
+    return templates
 
 
-def _prepare(
-    run: Path,
-    data: Sequence[Path],
-    split: Sequence[str] | None,
-    columns: Mapping[str, str],
-    precision: str,
-    device: str,
-    trust: Sequence[str] | None,
-) -> tuple[Clap, Gallery, dict[str, Any]]:
-    """The model, the embedded clips, and what the protocol says about the data."""
-    from clapkit.api import load
-    from clapkit.cli.scoring import Gallery
+def _read(
+    data: Sequence[Path], split: Sequence[str] | None, columns: Mapping[str, str]
+) -> tuple[tuple[Clip, ...], dict[str, Any]]:
+    """The clips, and what the protocol says about them."""
     from clapkit.data.manifest import read_all
 
     splits = read_splits(split or ())
     clips = read_all(data, columns=columns, splits=splits, need_text=False).clips
+    return clips, {"data": [source.name for source in data], "split": splits or "all rows"}
+
+
+def _embed(
+    run: Path, clips: Sequence[Clip], precision: str, device: str, trust: Sequence[str] | None
+) -> tuple[Clap, Gallery]:
+    from clapkit.api import load
+    from clapkit.cli.scoring import Gallery
+
     clap = load(run, device, precision, trust=trust or ())
     gallery = Gallery.of(clap, clips)
     show_skipped(gallery.skipped)
-    return clap, gallery, {"data": [source.name for source in data], "split": splits or "all rows"}
+    return clap, gallery
 
 
 def _show(result: Result, *, json: Path | None, per_class: bool) -> None:

@@ -84,6 +84,14 @@ def labels_of(clips: Sequence[Clip], *, column: str) -> list[Any]:
     return labels
 
 
+def captions_of(clips: Sequence[Clip]) -> list[tuple[int, str]]:
+    """(position of the clip, caption) of all captions; DataError where there is none."""
+    found = [(i, text) for i, clip in enumerate(clips) for text in clip.captions]
+    if not found:
+        raise DataError(f"none of the {len(clips)} clips has a caption, which retrieval needs: --column caption=COLUMN")
+    return found
+
+
 def groups_of(clips: Sequence[Clip], *, column: str | None) -> tuple[str, list[Hashable]] | None:
     """The column that names recordings and its value for each clip; None where clips stand for themselves.
 
@@ -126,11 +134,11 @@ def zero_shot_result(
         classes = Classes(names, names)
     groups = groups_of(gallery.clips, column=group_column)
     text_CD = class_vectors(clap.embed_text, classes.words, templates)
-    how = {"groups": groups and groups[1]}
+    recordings = groups and groups[1]
     if task == "search":
-        result = label_search(gallery.audio_ND, labels, text_CD, classes.names, **how)
+        result = label_search(gallery.audio_ND, labels, text_CD, classes.names, groups=recordings)
     else:
-        result = zero_shot(gallery.audio_ND, labels, classes.names, text_CD, **how)
+        result = zero_shot(gallery.audio_ND, labels, classes.names, text_CD, groups=recordings)
     return result.with_(
         pipeline_id=clap.pipeline_id,
         templates=list(templates),
@@ -153,10 +161,7 @@ def retrieval_result(
     """Caption retrieval in both directions among the clips of a gallery."""
     from clapkit.evaluation.retrieval import retrieval
 
-    texts = [text for clip in gallery.clips for text in clip.captions]
-    owners = [i for i, clip in enumerate(gallery.clips) for _ in clip.captions]
-    if not texts:
-        raise DataError(f"none of the {len(gallery.clips)} clips has a caption: retrieval needs them (caption=COLUMN)")
+    owners, texts = zip(*captions_of(gallery.clips), strict=True)
     groups = groups_of(gallery.clips, column=group_column)
     result = retrieval(
         gallery.audio_ND,

@@ -53,6 +53,6 @@ def search(
     rows = [
         (n, f"{hit.score:.3f}", f"{hit.start_s:.1f} s", printable(hit.path or hit.id)) for n, hit in enumerate(hits, 1)
     ]
-    wanted = " + ".join(filter(None, (text, audio and str(audio))))
+    wanted = " + ".join(filter(None, (text, str(audio or ""))))
     title = f"{wanted}: {len(hits)} of {len(index)} sounds"
     results().print(table(title, ("", "score", "starts at", "file"), rows, numbers=("", "score", "starts at")))

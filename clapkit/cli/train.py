@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from clapkit.cli.inputs import read_columns, read_sets, read_splits
 from clapkit.cli.options import Column, Data, Device, Split, Trust
 from clapkit.cli.terminal import progress_wanted, results, say
+from clapkit.data.clip import Clip
 
 _Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="Name (`clapkit recipes list`) or module:attribute.")]
 _Val = Annotated[list[Path] | None, typer.Option("--val", help="Evaluated at the end, never trained on. Repeatable.")]
@@ -53,7 +55,7 @@ def train(
     from clapkit.data.manifest import read_all
 
     columns = read_columns(column or ())
-    settings = {key.replace(".", "__"): value for key, value in read_sets(sets or ()).items()}
+    settings: dict[str, Any] = {key.replace(".", "__"): value for key, value in read_sets(sets or ()).items()}
     chosen = api.find_recipe(recipe)
     manifest = read_all(data, columns=columns, splits=read_splits(split or ()))
     held_out = read_all(val, columns=columns, splits=read_splits(val_split or ())) if val else None
@@ -82,7 +84,7 @@ def train(
             results().print(report.table())
 
 
-def _note_overlap(trained, held_out) -> None:
+def _note_overlap(trained: Sequence[Clip], held_out: Sequence[Clip]) -> None:
     """A score on clips that were trained on is not one: say how many there are."""
     known = {(str(clip.audio), clip.start_s) for clip in trained}
     shared = sum((str(clip.audio), clip.start_s) in known for clip in held_out)
