@@ -82,7 +82,9 @@ def save(model: DualEncoder, model_spec: Spec, folder: str | Path, *, tokenizer:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    whole = derive(model_spec, text=model.text.spec())
+    # Parts shaped by more than their Spec (a text model by its folder, anchors by the data) describe themselves.
+    shaped = {name: getattr(model, name) for name in ("text", "audio_head", "text_head")}
+    whole = derive(model_spec, **{name: part.spec() for name, part in shaped.items() if hasattr(part, "spec")})
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     partial = folder / ".model.safetensors.partial"
     save_file(tensors, partial, metadata={"format": "pt"})

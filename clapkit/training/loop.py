@@ -25,6 +25,7 @@ from clapkit.data.cache import CachedAudio, cache_audio
 from clapkit.data.clip import Clip
 from clapkit.errors import DataError, ModelError, RecipeError
 from clapkit.files import atomic_file
+from clapkit.heads.anchors import AnchoredLinear
 from clapkit.model import DualEncoder
 from clapkit.native import save, tensors_digest
 from clapkit.progress import ProgressBar
@@ -168,7 +169,11 @@ def train(
     # ---- Result ------------------------------------------------------------------------------------------------------
     if end < total:
         return None
-    space = save(model.eval(), recipe.model, out / "model", tokenizer=tokenizer)
+    model.eval()
+    if isinstance(model.audio_head, AnchoredLinear):
+        with torch.no_grad():
+            model.audio_head.place(encode_texts(loader.all_texts()))
+    space = save(model, recipe.model, out / "model", tokenizer=tokenizer)
     return Run(out, total, time.monotonic() - started, space)
 
 

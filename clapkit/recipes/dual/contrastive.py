@@ -1,7 +1,8 @@
 """Contrastive learning of sound and language: the recipe from which the others derive.
 
 A small residual network learns, from nothing, to put sound where a frozen sentence encoder puts its description.
-Mixed sounds, masked mels and prompts made from labels stand in for the data that a small set lacks.
+Mixed sounds, masked mels and prompts made from labels stand in for the data that a small set lacks; at the end the
+sound side is anchored in the sentences of the training set, so that other words for the same thing score alike.
 
 Run:     clapkit train contrastive --data clips.jsonl --out run
 Cost:    about 25 min on 2 cores for 1,600 clips of 5 s.  Effect: see docs/esc50.md
@@ -10,7 +11,8 @@ Cost:    about 25 min on 2 cores for 1,600 clips of 5 s.  Effect: see docs/esc50
 from clapkit.audio.mel import ECONOMICAL
 from clapkit.data.batches import BatchSize
 from clapkit.data.texts import TextChoice
-from clapkit.heads.projection import Keep, Linear
+from clapkit.heads.anchors import AnchoredLinear
+from clapkit.heads.projection import Keep
 from clapkit.model import DualEncoder, Windowing
 from clapkit.objectives.contrast import InfoNCE
 from clapkit.recipe import Recipe
@@ -29,7 +31,7 @@ recipe = Recipe(
         frontend=ECONOMICAL,
         audio=spec(ResNetTower, width=32),
         text=spec(pretrained_text),
-        audio_head=spec(Linear),
+        audio_head=spec(AnchoredLinear),
         text_head=spec(Keep),
         windowing=Windowing(window_s=5.0, hop_s=2.5),
     ),
@@ -37,7 +39,7 @@ recipe = Recipe(
     views=(LabelPrompts(), TimeShift(), Gain(), MixClips(p=0.5), SpecAugment()),
     batch=BatchSize(clips=64, clip_s=5.0),
     texts=TextChoice(caption_share=0.5, bank=64),
-    train=TrainSettings(epochs=80, lr=2e-3),
+    train=TrainSettings(epochs=120, lr=2e-3),
     scales={
         "tiny": {
             "model.audio.width": 8,

@@ -1,0 +1,57 @@
+"""A projection that says what it hears in terms of sentences it knows."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clapkit.errors import SpecError
+from clapkit.heads.projection import Linear
+from clapkit.spec import Spec, spec
+
+
+class AnchoredLinear(nn.Module):
+    """A linear map in training; once anchors are placed, in eval mode, a convex combination of them.
+
+        z = unit norm of W x        w = softmax_k(sharpness * z . c_k)        out = sum_k w_k c_k
+
+    The anchors c_k are the embeddings of the sentences that the model was trained with. A softmax loss asks only that
+    the right sentence is nearer than the others and leaves most of z in directions where no sentence lies; there, the
+    distance to a sentence never trained on is left to chance. The combination keeps what z says about sentences and
+    drops the rest, so that other words for the same thing score alike (ConSE, Norouzi et al. 2014, with embeddings of
+    sentences in place of classifier outputs).
+
+    Limits: sharpness -> infinity gives the nearest anchor, 0 their mean; without anchors it is `Linear`.
+
+    anchors     number of anchors that a saved model has; a new one has none until `place`
+    sharpness   inverse temperature of the weights
+    """
+
+    anchors_KD: Tensor
+
+    def __init__(self, in_width: int, out_width: int, *, anchors: int = 0, sharpness: float = 40.0) -> None:
+        super().__init__()
+        if anchors < 0 or not sharpness > 0:
+            raise SpecError(f"anchors={anchors}, sharpness={sharpness}: expected 0 or more, and a number above 0")
+        self.width = out_width
+        self.sharpness = sharpness
+        self.projection = Linear(in_width, out_width)
+        self.register_buffer("anchors_KD", torch.zeros(anchors, out_width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.projection(x)
+        if self.training or not len(self.anchors_KD):
+            return z
+        z = F.normalize(z.float(), dim=-1)
+        return torch.softmax(self.sharpness * (z @ self.anchors_KD.T), dim=-1) @ self.anchors_KD
+
+    def place(self, texts_KD: Tensor, *, most: int = 4096) -> None:
+        """Make these unit-norm text embeddings the anchors; of more than `most`, evenly spaced ones."""
+        if len(texts_KD) > most:
+            texts_KD = texts_KD[torch.linspace(0, len(texts_KD) - 1, most).round().long()]
+        self.anchors_KD = texts_KD.detach().clone().to(self.anchors_KD)
+
+    def spec(self) -> Spec:
+        """What builds a head that the weights of this one fit, given the widths."""
+        return spec(type(self), anchors=len(self.anchors_KD), sharpness=self.sharpness)
