@@ -19,13 +19,13 @@ def head_with_anchors(count: int = 7, **settings) -> AnchoredLinear:
 
 @torch.no_grad()
 def test_equals_a_loop_over_anchors():
-    head, x = head_with_anchors(sharpness=9.0), torch.randn(3, 5)
+    head, x = head_with_anchors(sharpness=9.0, blend=0.4), torch.randn(3, 5)
     for row, out in zip(x, head(x), strict=True):
         z = head.projection(row)
         z = z / z.norm()
         weights = [float(torch.exp(9.0 * (z @ anchor))) for anchor in head.anchors_KD]
         slow = sum(w * anchor for w, anchor in zip(weights, head.anchors_KD, strict=True)) / sum(weights)
-        assert torch.allclose(out, slow, atol=1e-6)
+        assert torch.allclose(out, 0.6 * z + 0.4 * slow / slow.norm(), atol=1e-6)
 
 
 def test_without_anchors_and_in_training_it_is_the_linear_map():
@@ -34,15 +34,17 @@ def test_without_anchors_and_in_training_it_is_the_linear_map():
     assert torch.equal(bare(x), bare.projection(x))
     head = head_with_anchors().train()
     assert torch.equal(head(x), head.projection(x))
+    unblended = head_with_anchors(blend=0.0)
+    assert torch.allclose(unblended(x), F.normalize(unblended.projection(x), dim=-1))
 
 
 def test_very_sharp_gives_the_nearest_anchor_and_very_flat_their_mean():
     x = torch.randn(6, 5)
-    sharp = head_with_anchors(sharpness=1e6)
+    sharp = head_with_anchors(sharpness=1e6, blend=1.0)
     nearest = (F.normalize(sharp.projection(x), dim=-1) @ sharp.anchors_KD.T).argmax(1)
     assert torch.allclose(sharp(x), sharp.anchors_KD[nearest], atol=1e-6)
-    flat = head_with_anchors(sharpness=1e-9)
-    assert torch.allclose(flat(x), flat.anchors_KD.mean(0).expand(6, 4), atol=1e-6)
+    flat = head_with_anchors(sharpness=1e-9, blend=1.0)
+    assert torch.allclose(flat(x), F.normalize(flat.anchors_KD.mean(0), dim=-1).expand(6, 4), atol=1e-6)
 
 
 def test_works_on_frames_and_moves_with_the_module_to_float64():
@@ -68,7 +70,7 @@ def test_its_spec_builds_a_head_that_the_weights_fit():
     assert torch.equal(again.eval()(x), head(x))
 
 
-@pytest.mark.parametrize("wrong", [{"anchors": -1}, {"sharpness": 0.0}, {"sharpness": -2.0}])
+@pytest.mark.parametrize("wrong", [{"anchors": -1}, {"sharpness": 0.0}, {"sharpness": -2.0}, {"blend": 1.5}])
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(SpecError, match=str(next(iter(wrong.values())))):
         AnchoredLinear(5, 4, **wrong)
