@@ -20,6 +20,9 @@ from clapkit.audio.mel import MelFrontend, MelSettings
 from clapkit.errors import SpecError
 from clapkit.spec import Spec
 
+# What the dual encoder itself tells its towers and heads.
+GIVEN_WHEN_BUILT = ("bins", "frame_rate_hz_in", "in_width", "out_width")
+
 
 @dataclass(frozen=True)
 class Windowing:

@@ -25,8 +25,8 @@ from clapkit.audio.decode import decoder_id
 from clapkit.audio.resample import RESAMPLER
 from clapkit.errors import ModelError, SpecError
 from clapkit.files import atomic_file
-from clapkit.model import DualEncoder
-from clapkit.spec import Spec, derive, from_json, to_json
+from clapkit.model import GIVEN_WHEN_BUILT, DualEncoder
+from clapkit.spec import Spec, derive, from_json, to_json, with_defaults
 from clapkit.text.tokenizers import TextTokenizer
 
 FORMAT_VERSION = 1
@@ -77,14 +77,15 @@ def pipeline_id(space: str, *, precision: str) -> str:
 def save(model: DualEncoder, model_spec: Spec, folder: str | Path, *, tokenizer: TextTokenizer) -> str:
     """Write the model folder, config last, and return its space_id.
 
-    The Spec is written with the text tower in full (`TransformersText` with its configuration), whatever it was built
-    from, so that no name has to be looked up on loading.
+    The Spec is written with all defaults and with the text tower in full (`TransformersText` with its configuration),
+    whatever it was built from, so that no name has to be looked up on loading and no later default changes the model.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     # Parts shaped by more than their Spec (a text model by its folder, anchors by the data) describe themselves.
     shaped = {name: getattr(model, name) for name in ("text", "audio_head", "text_head")}
-    whole = derive(model_spec, **{name: part.spec() for name, part in shaped.items() if hasattr(part, "spec")})
+    described = {name: part.spec() for name, part in shaped.items() if hasattr(part, "spec")}
+    whole = with_defaults(derive(model_spec, **described), leave=GIVEN_WHEN_BUILT)
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     partial = folder / ".model.safetensors.partial"
     save_file(tensors, partial, metadata={"format": "pt"})

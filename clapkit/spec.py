@@ -66,6 +66,17 @@ def derive(base: Spec, /, **arguments: Any) -> Spec:
     return Spec(base.target, merged)
 
 
+def with_defaults(part: Spec, /, *, leave: tuple[str, ...] = ()) -> Spec:
+    """The same part with every default written out, Specs inside it too: what is saved must not follow our defaults.
+
+    `leave` names parameters that are given when the part is built.
+    """
+    parameters = inspect.signature(part.resolve()).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty and p.name not in leave}
+    whole = {**defaults, **part.arguments}
+    return Spec(part.target, {k: with_defaults(v, leave=leave) if isinstance(v, Spec) else v for k, v in whole.items()})
+
+
 def part_name(target: Any) -> str:
     """`module:qualified_name` of a class or function at module level."""
     if "<" in target.__qualname__ or "." in target.__qualname__:

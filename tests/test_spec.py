@@ -13,7 +13,7 @@ from clapkit.data.texts import TextChoice
 from clapkit.errors import SpecError
 from clapkit.heads.projection import MLP, Linear
 from clapkit.model import DualEncoder
-from clapkit.spec import Spec, derive, from_json, part_name, spec, to_json
+from clapkit.spec import Spec, derive, from_json, part_name, spec, to_json, with_defaults
 from clapkit.towers.pretrained import pretrained_text
 
 
@@ -44,6 +44,15 @@ def test_derive_replaces_and_keeps():
     assert base.arguments["hidden_width"] == 8, "the base is unchanged"
     with pytest.raises(SpecError, match="no parameter 'widht'"):
         derive(base, widht=3)
+
+
+def test_defaults_can_be_written_out():
+    whole = with_defaults(spec(DualEncoder, audio_head=spec(Linear, bias=False), text_head=spec(MLP)))
+    assert whole.arguments["dimension"] == 384 and "frontend" not in whole.arguments, "it has no default"
+    assert whole.arguments["audio_head"].arguments == {"bias": False}
+    assert whole.arguments["text_head"].arguments == {"hidden_width": None, "activation": "relu"}
+    assert with_defaults(whole) == whole
+    assert with_defaults(spec(MLP), leave=("activation",)).arguments == {"hidden_width": None}
 
 
 def test_equal_specs_are_equal_whatever_the_order():
