@@ -102,7 +102,7 @@ def curve(x: Sequence[float], y: Sequence[float], *, x_label: str, y_label: str)
         parts.append(f'<text x="{column:.1f}" y="{height - 16}" text-anchor="{anchor}">{at:.0f}</text>')
     parts.append(f'<polyline class="line" points="{points}"/>')
     parts.append(f'<text x="{(width + left) / 2}" y="{height - 2}" text-anchor="middle">{escape(x_label)}</text>')
-    parts.append(f'<text x="{left + 6}" y="18">{escape(y_label)}</text>')
+    parts.append(f'<text x="{left + 6}" y="26">{escape(y_label)}</text>')
     return "".join(parts) + "</svg>"
 
 

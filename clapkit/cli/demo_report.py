@@ -25,12 +25,14 @@ if TYPE_CHECKING:
 _EXAMPLES = 6
 _MATRIX_SOUNDS = 12
 _HITS = 4
+_CONFUSION_WORDS = "Row: what it is. Column: the class whose sentence is nearest. Darker: a larger share of the row."
+_SEARCH_WORDS = "The best of {} held-out clips, with cosines. The last two queries are captions of scenes among them."
 _WORDS = {
     "new clips of trained kinds": "Sounds the model has not heard, of kinds that it was trained on.",
     "held-out combinations": "Known kinds with an attribute that never went with them in training, such as a "
     "high-pitched dog bark, told apart from their opposites as well.",
-    "held-out kinds": "Kinds that training never met, known to the model through language only. In so small a world, "
-    "expect little.",
+    "held-out kinds": "Kinds that training never met: the model knows them through language only, and chooses among "
+    "these few.",
     "retrieval": "Each caption looks for its clip in a gallery; many captions fit several clips.",
 }
 
@@ -43,8 +45,8 @@ def write_report(path: Path, shown: Shown) -> None:
             _section("Scores", _scores(shown.scores), "The thin line is the 95 % interval, the notch is chance."),
             _section("Sounds of the world", _examples(shown), "What the model sees, and what it is told about it."),
             _section("Sounds and sentences", *_similarity(shown)),
-            _section("What is taken for what", *_confusion(shown.scores["new clips of trained kinds"])),
-            _section("Search by words", _searches(shown), f"The best {_HITS} of {len(shown.index)} held-out clips."),
+            _section("What is taken for what", _confusions(shown.scores), _CONFUSION_WORDS),
+            _section("Search by words", _searches(shown), _SEARCH_WORDS.format(len(shown.index))),
             _section("Training", *_training(shown)),
         )
     )
@@ -158,28 +160,29 @@ def _similarity(shown: Shown) -> tuple[str, str]:
     return f"<div class='wide'>{drawn}</div>", words
 
 
-def _confusion(result: Result) -> tuple[str, str]:
-    assert result.confusion_CC is not None
-    counts = result.confusion_CC
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1e-9)
-    drawn = heat_map(shares, rows=result.class_names, columns=result.class_names, cell=15)
-    off = counts * (1 - np.eye(len(counts)))
-    worst = [divmod(int(i), len(counts)) for i in np.argsort(-off, axis=None)[:5] if off.flat[i] >= 1]
-    listed = "; ".join(f"{result.class_names[r]} for {result.class_names[c]} ({off[r, c]:.0f})" for r, c in worst)
-    words = "Row: what it is. Column: the class whose sentence is nearest. "
-    words += f"Most often mistaken: {listed}." if listed else "No clip was mistaken."
-    return f"<div class='wide'>{drawn}</div>", words
+def _confusions(scores: Mapping[str, Result]) -> str:
+    """Of the hardest task first; where nothing is mistaken a matrix shows only its diagonal."""
+    parts = []
+    for name, cell in (("held-out combinations", 30), ("new clips of trained kinds", 15)):
+        result = scores[name]
+        assert result.confusion_CC is not None
+        rows = np.flatnonzero(result.confusion_CC.sum(axis=1))  # the classes that have clips
+        shares = result.confusion_CC[rows] / result.confusion_CC[rows].sum(axis=1, keepdims=True)
+        names = [result.class_names[row] for row in rows]
+        drawn = heat_map(shares, rows=names, columns=result.class_names, cell=cell)
+        parts.append(f"<h3 class='matrix'>{escape(name)}</h3><div class='wide'>{drawn}</div>")
+    return "".join(parts)
 
 
 def _searches(shown: Shown) -> str:
-    from clapkit.cli.demo import QUERIES
+    from clapkit.cli.demo import queries
 
     by_path = {str(clip.audio): clip for split in ("test", "test_scenes") for clip in shown.clips[split]}
     return "".join(
         f"<h3 class='query'>{escape(query)}</h3><div class='clips four'>"
         + "".join(_hit(shown.clap, hit, by_path[str(hit.path)]) for hit in shown.index.search(text=query, k=_HITS))
         + "</div>"
-        for query in QUERIES
+        for query in queries(shown.clips)
     )
 
 
@@ -193,7 +196,7 @@ def _training(shown: Shown) -> tuple[str, str]:
     speed = float(np.median([r["clips_per_s"] for r in log]))
     took = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in shown.seconds.items())
     words = (
-        f"Loss by step, at {speed:.0f} clips a second on {platform.machine()} with {_threads()} threads. "
+        f"Loss by step, at {speed:.0f} clips a second on {platform.machine()} with {_threads()} thread(s). "
         f"Time: {took}. Space: {shown.clap.space_id}."
     )
     return curve(steps, losses, x_label="step", y_label="loss"), words
@@ -238,7 +241,8 @@ figcaption ul{margin:.5rem 0 0;padding:0;list-style:none;font-size:.85rem}
 figcaption li+li{color:var(--soft)}
 .score{position:absolute;right:1rem;top:1rem;margin:0;padding:0 .45rem;border-radius:6px;background:#000b;color:#fff;
 font-size:.8rem;font-variant-numeric:tabular-nums}
-.query{margin:1.6rem 0 .5rem}.query::before{content:"\\201C"}.query::after{content:"\\201D"}
+.query,.matrix{margin:1.6rem 0 .5rem}.matrix::first-letter{text-transform:uppercase}
+.query::before{content:"\\201C"}.query::after{content:"\\201D"}
 .wide{overflow-x:auto;background:var(--card);border:1px solid var(--edge);border-radius:12px;padding:1rem}
 svg text{font:10px system-ui,sans-serif;fill:var(--soft)}svg .on{fill:var(--card)}svg .off{fill:var(--ink)}
 .heat{display:block;margin:0 auto}.ground{fill:var(--edge);fill-opacity:.35}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -26,16 +25,20 @@ def test_help_teaches(clapkit, verb):
 
 
 def test_help_is_quick_and_needs_no_torch():
-    blocked = "import sys; sys.modules['torch'] = sys.modules['transformers'] = None\n"
-    code = blocked + "from clapkit.cli.main import main; sys.argv = ['clapkit', '--help']; main()"
+    code = (
+        "import sys, time; sys.modules['torch'] = sys.modules['transformers'] = None\n"
+        "from clapkit.cli.main import main\n"
+        "sys.argv = ['clapkit', '--help']\n"
+        "try: main()\n"
+        "finally: print(time.process_time(), file=sys.stderr)"
+    )
     seconds = []
     for _ in range(3):
-        started = time.perf_counter()
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8")
-        seconds.append(time.perf_counter() - started)
         assert done.returncode == 0, done.stderr
         assert "zero-shot" in done.stdout
-    assert min(seconds) < 1.0
+        seconds.append(float(done.stderr))
+    assert min(seconds) < 1.0  # of the processor, so that a busy machine does not matter
 
 
 def test_without_torch_a_verb_names_the_command_that_installs_it(tmp_path):
