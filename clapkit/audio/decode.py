@@ -65,13 +65,17 @@ class Sound:
 
 @dataclass(frozen=True)
 class SoundInfo:
-    """What the header says: `duration_s` is None where it says nothing, and an estimate for an mp3 without a count."""
+    """What the header says: `duration_s` is None where it says nothing, and an estimate for an mp3 without a count.
+
+    `promised_s` is the length it commits itself to (None: to none); of a file that was cut, more than there is.
+    """
 
     duration_s: float | None
     rate_hz: int
     channels: int
     container: str
     decoder: str
+    promised_s: float | None = None
 
 
 def decoder_id() -> str:
@@ -84,7 +88,10 @@ def probe(source: Source) -> SoundInfo:
     with open_source(source) as opened:
         reader, _ = _first_that(opened, lambda _: None)
         with closing(reader):
-            return SoundInfo(reader.duration_s, reader.rate_hz, reader.channels, reader.container, reader.decoder)
+            promised_s = None if reader.promised is None else reader.promised / reader.rate_hz
+            return SoundInfo(
+                reader.duration_s, reader.rate_hz, reader.channels, reader.container, reader.decoder, promised_s
+            )
 
 
 def decode(

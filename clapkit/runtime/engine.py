@@ -251,7 +251,7 @@ def _judge(ask: _Ask, reply: Any, source: Any, rate_hz: int) -> tuple[Any, _Ask 
 
 def _whole_judged(last: Sound, total: int, source: Any, rate_hz: int) -> Sound | AudioError:
     """The last stretch of a file that breaks off, with a note, or an error if less than half of the file is there."""
-    promised_s = probe(source).duration_s
+    promised_s = probe(source).promised_s
     share = total / rate_hz / promised_s if promised_s else 1.0
     if share < 0.5:
         found = f"{total / rate_hz:.2f} of {promised_s:.2f} s that its header promises ({100 * share:.0f} %)"
