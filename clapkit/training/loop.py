@@ -35,7 +35,7 @@ from clapkit.training import checkpoint
 from clapkit.training.loader import Loader, described, prefetched
 from clapkit.training.log import JsonLines
 from clapkit.training.optim import build_optimizer, resolve_precision
-from clapkit.training.step import plain_step
+from clapkit.training.step import EncodeTexts, plain_step
 from clapkit.training.text_features import TextFeatures
 
 
@@ -171,8 +171,7 @@ def train(
         return None
     model.eval()
     if isinstance(model.audio_head, AnchoredLinear):
-        with torch.no_grad():
-            model.audio_head.place(encode_texts(loader.all_texts()))
+        model.audio_head.place(_in_parts(encode_texts, loader.all_texts()))
     space = save(model, recipe.model, out / "model", tokenizer=tokenizer)
     return Run(out, total, time.monotonic() - started, space)
 
@@ -203,6 +202,12 @@ def _text_encoder(model: DualEncoder, tokenizer: Any, loader: Loader, shown: boo
     with ProgressBar("captions", len(texts), shown=shown) as bar:
         features.prepare(texts, progress=lambda done, total: bar.update(done, total))
     return lambda texts: model.project_text(features(texts).to(model.device))
+
+
+@torch.no_grad()
+def _in_parts(encode_texts: EncodeTexts, texts: Sequence[str]) -> torch.Tensor:
+    """Embeddings [K, D] of any number of texts, a few at a time: a tower that learns encodes them on the spot."""
+    return torch.cat([encode_texts(texts[first : first + 64]) for first in range(0, len(texts), 64)])
 
 
 def _check_clips(clips: Sequence[Clip]) -> None:

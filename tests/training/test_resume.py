@@ -14,8 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from clapkit import native
 from clapkit.data.clip import Clip
 from clapkit.errors import DataError, ModelError
+from clapkit.heads.anchors import AnchoredLinear
+from clapkit.spec import derive, spec
 from clapkit.training.loop import train
 from clapkit.views.captions import LabelPrompts
 from clapkit.views.mixtures import MixClips
@@ -84,15 +87,24 @@ def learning_text(recipe):
     return recipe.with_set("model.frozen_text", False)
 
 
-@pytest.mark.parametrize("change", [joined, learning_text])
+def anchored(recipe):
+    return recipe.but(model=derive(recipe.model, audio_head=spec(AnchoredLinear)))
+
+
+def anchored_in_learning_text(recipe):
+    return learning_text(anchored(recipe))
+
+
+@pytest.mark.parametrize("change", [joined, learning_text, anchored, anchored_in_learning_text])
 def test_stopped_and_resumed_is_equal_for_other_recipes_too(tiny_recipe, toy_clips, tmp_path, change):
-    """Captions that arise in training are encoded late; a learning text tower is in the checkpoint."""
+    """Late captions are encoded late, a learning text tower is in the checkpoint, anchors are placed at the end."""
     recipe = change(tiny_recipe.with_set("train.steps", 8))
     train(recipe, toy_clips, out=tmp_path / "whole", device="cpu")
     for stop in (3, 5):
         assert train(recipe, toy_clips, out=tmp_path / "run", resume=True, device="cpu", stop_at_step=stop) is None
-    train(recipe, toy_clips, out=tmp_path / "run", resume=True, device="cpu")
+    run = train(recipe, toy_clips, out=tmp_path / "run", resume=True, device="cpu")
     assert weights(tmp_path / "run") == weights(tmp_path / "whole")
+    assert native.load(run.path).space_id == run.space_id
 
 
 @pytest.fixture
