@@ -217,7 +217,7 @@ class Index:
         `on_note(path, note)` is called for files that are indexed although something about them was odd. An index that
         is interrupted leaves nothing behind.
         """
-        twice = [name for name, count in Counter(map(os.fspath, sources)).items() if count > 1]
+        twice = [name for name, count in Counter(os.fspath(s) for s in sources).items() if count > 1]
         if twice:
             raise SearchIndexError(f"{len(twice)} files are named more than once, {twice[0]!r} first: name each once")
         ids = {"space_id": model.space_id, "pipeline_id": model.pipeline_id}
@@ -246,8 +246,9 @@ class Index:
             if hasattr(result, "error"):
                 failures.append(AudioFailure(result.index, result.error.source, result.error.reason))
                 continue
-            for note in dict.fromkeys(result.notes) if on_note else ():
-                on_note(os.fspath(sources[result.index]), note)
+            for note in dict.fromkeys(result.notes):
+                if on_note:
+                    on_note(os.fspath(sources[result.index]), note)
             more = {} if metadata is None else metadata[result.index]
             place = {"path": os.fspath(sources[result.index]), "start_s": 0.0, "duration_s": result.duration_s}
             rows[result.index] = (result.vector_D, {**more, **place})
@@ -316,7 +317,7 @@ def train(
         recipe = recipe.at(scale)
     for path, value in sets.items():
         recipe = recipe.with_set(path.replace("__", "."), value)
-    sources = [data] if isinstance(data, (str, os.PathLike)) else list(data)
+    sources: list[Any] = [data] if isinstance(data, (str, os.PathLike)) else list(data)
     if sources and all(isinstance(s, Clip) for s in sources):
         clips: Sequence[Clip] = sources
     else:

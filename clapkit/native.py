@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +104,7 @@ def save(model: DualEncoder, model_spec: Spec, folder: str | Path, *, tokenizer:
     return space
 
 
-def find_folder(path: str | Path) -> Path:
+def find_folder(path: str | os.PathLike) -> Path:
     """The model folder for a model folder or for a run folder that holds one in `model/`."""
     path = Path(path)
     for folder in (path, path / "model"):
@@ -133,7 +134,7 @@ def read_config(folder: Path) -> dict:
     return config
 
 
-def load(path: str | Path, *, trust: tuple[str, ...] = ()) -> Loaded:
+def load(path: str | os.PathLike, *, trust: tuple[str, ...] = ()) -> Loaded:
     """Rebuild the model that `save` wrote, in eval mode, on the CPU.
 
     ModelError if a tensor is missing, left over or of another shape, or if the weights are not those of `space_id`.

@@ -161,4 +161,4 @@ def from_json(data: Any, *, trust: tuple[str, ...] = ()) -> Any:
     if not dataclasses.is_dataclass(part):
         raise SpecError(f"'{name}' is not a configurable part (a frozen dataclass)")
     _check_arguments(part, arguments)
-    return part(**arguments)
+    return part(**arguments)  # type: ignore[operator]

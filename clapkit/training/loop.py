@@ -93,8 +93,7 @@ def train(
     precision = resolve_precision(recipe.train.precision, where)
     # ---- Data --------------------------------------------------------------------------------------------------------
     audio = _decode(clips, model.frontend.rate_hz, progress)
-    shares = {"views": recipe.views, "size": recipe.batch, "texts": recipe.texts, "sampler": recipe.sampler}
-    loader = Loader(audio, **shares, seed=recipe.train.seed)
+    loader = Loader(audio, **_loader_settings(recipe))
     _check_clips(loader.clips)  # again: those that could not be decoded are gone
     total = recipe.train.total_steps(len(audio), recipe.batch.clips)
     # ---- Text --------------------------------------------------------------------------------------------------------
@@ -137,7 +136,7 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             losses = plain_step(model, recipe.objective, batch, **how)
-            loss = sum(losses.values())
+            loss: Any = sum(losses.values())
             value = float(loss.detach())
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -174,6 +173,11 @@ def train(
         model.audio_head.place(_in_parts(encode_texts, loader.all_texts()))
     space = save(model, recipe.model, out / "model", tokenizer=tokenizer)
     return Run(out, total, time.monotonic() - started, space)
+
+
+def _loader_settings(recipe: Recipe) -> dict[str, Any]:
+    made = {"views": recipe.views, "size": recipe.batch, "texts": recipe.texts, "sampler": recipe.sampler}
+    return {**made, "seed": recipe.train.seed}
 
 
 def _device(device: str) -> torch.device:

@@ -14,6 +14,7 @@ import torch
 from clapkit.files import atomic_file, cache_folder
 from clapkit.model import DualEncoder
 from clapkit.native import tensors_digest
+from clapkit.text.tokenizers import TextTokenizer
 
 _BATCH = 64
 
@@ -21,7 +22,7 @@ _BATCH = 64
 class TextFeatures:
     """`features(texts)` -> [U, W] of the frozen tower, from memory, from disk, or computed."""
 
-    def __init__(self, model: DualEncoder, tokenizer: object) -> None:
+    def __init__(self, model: DualEncoder, tokenizer: TextTokenizer) -> None:
         assert model.frozen_text, "features of a tower that learns would be stale after one step"
         self._model = model
         self._tokenizer = tokenizer

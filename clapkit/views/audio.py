@@ -23,6 +23,12 @@ def check_probability(p: float) -> None:
         raise SpecError(f"p is a probability between 0 and 1, not {p}")
 
 
+def samples_of(clip: Clip) -> np.ndarray:
+    """The samples of a clip; whoever applies audio views has decoded it."""
+    assert isinstance(clip.audio, np.ndarray), f"{clip.id} is not decoded yet"
+    return clip.audio
+
+
 def rms(samples: np.ndarray) -> float:
     """Root mean square of samples; 0 for none."""
     return float(np.sqrt(np.mean(np.square(samples, dtype=np.float64)))) if len(samples) else 0.0
@@ -47,10 +53,10 @@ class TimeShift:
         return {"fraction": float(rng.random()) if rng.random() < self.p else 0.0}
 
     def apply(self, clip: Clip, params: Params, pool: Mapping[str, Clip]) -> Clip:
-        shift = round(params["fraction"] * len(clip.audio))
+        shift = round(params["fraction"] * len(samples_of(clip)))
         if shift == 0:
             return clip
-        return clip.with_(audio=np.roll(clip.audio, shift), events=())
+        return clip.with_(audio=np.roll(samples_of(clip), shift), events=())
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,7 @@ class Gain:
     def apply(self, clip: Clip, params: Params, pool: Mapping[str, Clip]) -> Clip:
         if params["gain_db"] == 0.0:
             return clip
-        return clip.with_(audio=clip.audio * np.float32(db_to_gain(params["gain_db"])))
+        return clip.with_(audio=samples_of(clip) * np.float32(db_to_gain(params["gain_db"])))
 
 
 @dataclass(frozen=True)
@@ -110,12 +116,12 @@ class NoiseAtSNR:
         }
 
     def apply(self, clip: Clip, params: Params, pool: Mapping[str, Clip]) -> Clip:
-        level = rms(clip.audio)
+        level = rms(samples_of(clip))
         if not params or level == 0.0:
             return clip
-        noise = _coloured_noise(len(clip.audio), params["colour"], params["seed"])
+        noise = _coloured_noise(len(samples_of(clip)), params["colour"], params["seed"])
         wanted = level / db_to_gain(params["snr_db"])
-        return clip.with_(audio=clip.audio + noise * np.float32(wanted / max(rms(noise), 1e-12)))
+        return clip.with_(audio=samples_of(clip) + noise * np.float32(wanted / max(rms(noise), 1e-12)))
 
 
 def _coloured_noise(count: int, exponent: float, seed: int) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 from clapkit.data.clip import Clip
 from clapkit.errors import SpecError
 from clapkit.units import db_to_gain
-from clapkit.views.audio import check_probability, rms
+from clapkit.views.audio import check_probability, rms, samples_of
 from clapkit.views.base import Domain, Params
 
 
@@ -54,7 +54,7 @@ class MixClips:
             return clip
         partner, share = pool[params["partner"]], params["share"]
         mixed = clip.with_(
-            audio=mix(clip.audio, partner.audio, share),
+            audio=mix(samples_of(clip), samples_of(partner), share),
             events=(*clip.events, *partner.events),
             tags=(*clip.tags, *partner.tags),
             provenance=(*clip.provenance, f"mixed with {partner.id} at {share:.3f}"),
