@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 import clapkit
 
 PUBLIC = [
@@ -36,9 +38,5 @@ def test_every_public_name_resolves_and_is_documented():
 
 
 def test_an_unknown_name_is_an_attribute_error():
-    try:
-        clapkit.laod
-    except AttributeError as error:
-        assert "laod" in str(error)
-    else:
-        raise AssertionError("clapkit.laod should not exist")
+    with pytest.raises(AttributeError, match="laod"):
+        _ = clapkit.laod
