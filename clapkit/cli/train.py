@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -56,6 +58,8 @@ def train(
 
     columns = read_columns(column or ())
     settings: dict[str, Any] = {key.replace(".", "__"): value for key, value in read_sets(sets or ()).items()}
+    if ":" in recipe:
+        sys.path.insert(0, os.getcwd())  # module:attribute may lie here, as with `python -m`
     chosen = api.find_recipe(recipe)
     manifest = read_all(data, columns=columns, splits=read_splits(split or ()))
     held_out = read_all(val, columns=columns, splits=read_splits(val_split or ())) if val else None

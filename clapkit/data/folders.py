@@ -11,7 +11,7 @@ from clapkit.data.tables import Row, Table, columns_of, decode_utf8
 from clapkit.errors import DataError
 
 _PLAIN_SUFFIXES = (".wav", ".flac", ".aif", ".aiff", ".au", ".caf", ".w64")
-_PACKED_SUFFIXES = (".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aac", ".wma", ".mp4", ".mkv", ".webm")
+_PACKED_SUFFIXES = (".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aac", ".mp4", ".m4b", ".mov", ".mkv", ".mka", ".webm")
 SOUND_SUFFIXES = frozenset((*_PLAIN_SUFFIXES, *_PACKED_SUFFIXES))
 SPLIT_FOLDERS = frozenset(("train", "training", "val", "valid", "validation", "dev", "test", "eval", "evaluation"))
 

@@ -88,3 +88,15 @@ def test_an_unknown_recipe_is_corrected(clapkit):
     outcome = clapkit("recipes", "show", "contrastiv")
     assert outcome.exit_code == 2
     assert "did you mean 'contrastive'?" in outcome.stderr
+
+
+def test_a_recipe_of_one_s_own_lies_in_the_current_folder(clapkit, world, tmp_path, monkeypatch):
+    (tmp_path / "my_method.py").write_text(
+        "from clapkit.recipes.dual.contrastive import recipe as parent\n"
+        'recipe = parent.at("tiny").with_set("train.steps", 2)\n',
+        encoding="utf-8",
+    )
+    monkeypatch.chdir(tmp_path)
+    done = clapkit("train", "my_method:recipe", "--data", str(world), "--out", "mine")
+    assert done.exit_code == 0, done.stderr
+    assert (tmp_path / "mine" / "model" / "config.json").is_file()
