@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -177,7 +177,9 @@ def write_world(
         raise DataError(f"{folder} exists and is not an empty folder: remove it, or name another for the sound world")
     sizes = dict(zip(SPLITS, (train, test, test_scenes, test_combinations, test_kinds), strict=True))
     folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    # Not tempfile.mkdtemp: its folders are closed to other users, and this one becomes the world itself.
+    unfinished = folder.parent / f".{folder.name}-{uuid.uuid4().hex[:8]}"
+    unfinished.mkdir()
     try:
         for split in SPLITS:
             (unfinished / "audio" / split).mkdir(parents=True)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -277,3 +278,10 @@ def test_interrupted_writing_leaves_nothing_behind(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write_world(tmp_path / "world", progress=stop, **SMALL)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of folders are a matter of POSIX")
+def test_a_world_is_as_open_as_other_folders(tmp_path):
+    (tmp_path / "other").mkdir()
+    write_world(tmp_path / "world", train=1, test=1, test_scenes=0, test_combinations=0, test_kinds=0)
+    assert (tmp_path / "world").stat().st_mode == (tmp_path / "other").stat().st_mode
