@@ -18,7 +18,7 @@ _PLACES = {
     "Clip": "clapkit.data.clip",
     "DualEncoder": "clapkit.model",
     "Hit": "clapkit.search.exact",
-    "Index": "clapkit.api",
+    "Index": "clapkit.library",
     "Recipe": "clapkit.recipe",
     "Spec": "clapkit.spec",
     "decode": "clapkit.audio.decode",
@@ -31,7 +31,6 @@ __all__ = [*sorted(_PLACES), "__version__"]
 
 if TYPE_CHECKING:
     from clapkit.api import Clap as Clap
-    from clapkit.api import Index as Index
     from clapkit.api import load as load
     from clapkit.api import train as train
     from clapkit.audio.decode import decode as decode
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from clapkit.errors import AudioError as AudioError
     from clapkit.errors import AudioErrors as AudioErrors
     from clapkit.errors import ClapkitError as ClapkitError
+    from clapkit.library import Index as Index
     from clapkit.model import DualEncoder as DualEncoder
     from clapkit.recipe import Recipe as Recipe
     from clapkit.search.exact import Hit as Hit

@@ -299,7 +299,7 @@ def test_without_a_model_there_are_vectors(index_folder, clap, files, monkeypatc
     def no_torch(*args, **kwargs):
         raise MissingExtraError("torch", "torch", "Loading a model")
 
-    monkeypatch.setattr("clapkit.api.load", no_torch)
+    monkeypatch.setattr("clapkit.library.load", no_torch)
     index = clapkit.Index.open(index_folder)
     assert index.model is None
     vector = clap.embed_audio(files[:1])[0]

@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "clapkit"
 LAYERS = [
     ["recipes"],
     ["cli", "server"],
-    ["api", "__init__"],
+    ["api", "library", "__init__"],
     ["checkpoints"],
     ["building", "captioning", "generation", "editing", "detection", "runtime"],
     ["training", "evaluation", "search"],
@@ -33,6 +33,7 @@ ALLOWED_SIDEWAYS = {
     ("heads", "nets"),
     ("evaluation", "search"),
     ("recipe", "train_settings"),
+    ("library", "api"),
     ("native", "model"),
     ("spec", "errors"),
     ("files", "errors"),
@@ -50,8 +51,8 @@ FREE_FOLDERS = {"cli", "recipes"}
 PUBLIC_METHODS = 10
 METHOD_EXCEPTIONS = {"Clap": 16}
 FORBIDDEN_STEMS = {"utils", "util", "helpers", "helper", "common", "misc"}
-TORCH_FREE = ["errors", "units", "spec", "files", "progress", "nearest", "api", "audio/decode", "audio/resample"]
-TORCH_FREE += ["audio/windows", "audio/pool", "search/exact", "data/clip", "data/manifest"]
+TORCH_FREE = ["errors", "units", "spec", "files", "progress", "nearest", "api", "library", "search/exact"]
+TORCH_FREE += ["audio/decode", "audio/resample", "audio/windows", "audio/pool", "data/clip", "data/manifest"]
 
 
 def modules() -> list[Path]:

@@ -18,10 +18,11 @@ from clapkit.cli.terminal import progress_wanted, results, say, table
 from clapkit.errors import DataError
 
 if TYPE_CHECKING:
-    from clapkit.api import Clap, Index
+    from clapkit.api import Clap
     from clapkit.cli.scoring import Gallery
     from clapkit.data.clip import Clip
     from clapkit.evaluation.report import Result
+    from clapkit.library import Index
     from clapkit.training.loop import Run
 
 RECIPE = "soundworld"
@@ -79,9 +80,10 @@ def demo(out: _Out = Path("demo"), quick: _Quick = False) -> None:
 
     About five minutes on two cores; nothing is downloaded. Called again, it goes on where it stopped.
     """
-    from clapkit.api import Index, load, train
+    from clapkit.api import load, train
     from clapkit.cli.demo_report import write_report
     from clapkit.cli.scoring import Gallery
+    from clapkit.library import Index
 
     sizes = QUICK if quick else FULL
     settings: dict[str, Any] = {"train__steps": QUICK_STEPS, "scale": "tiny"} if quick else {}

@@ -36,7 +36,8 @@ def index(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"--out {out} exists: remove it, or name a new folder for the index")
     sounds = find_sounds(paths)
-    from clapkit.api import Index, load
+    from clapkit.api import load
+    from clapkit.library import Index
 
     clap = load(model, device, precision, trust=trust or ())
     notes: list[tuple[str, str]] = []

@@ -39,7 +39,8 @@ def search(
     """
     if text is None and audio is None:
         raise SearchIndexError("search needs words, --audio FILE, or both")
-    from clapkit.api import Index, load
+    from clapkit.api import load
+    from clapkit.library import Index
 
     index = Index.open(folder, load(model, trust=trust or ()) if model else None)
     if index.model is None:
