@@ -22,6 +22,8 @@ from clapkit.errors import DataError, ModelError
 from clapkit.model import DualEncoder
 
 FORMAT_VERSION = 1
+# Settings that change what is written down, and no weight: a run may go on with others.
+_WITHOUT_EFFECT = ("train.checkpoint_s ", "train.keep ", "train.log_every ", "scales")
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,8 @@ def read_progress(checkpoint: Path) -> Progress:
 
 def check_fits(found: Progress, wanted: Progress, checkpoint: Path) -> None:
     """Refuse to go on with another recipe, other data or other frozen weights: the result would be neither run's."""
-    if found.recipe != wanted.recipe:
-        differing = _differences(found.recipe, wanted.recipe)
+    differing = [d for d in _differences(found.recipe, wanted.recipe) if not d.startswith(_WITHOUT_EFFECT)]
+    if differing:
         raise ModelError(f"{checkpoint} belongs to another recipe; it differs in {', '.join(differing[:8])}")
     if found.data_digest != wanted.data_digest:
         raise DataError(

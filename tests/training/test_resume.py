@@ -124,6 +124,14 @@ def test_another_recipe_is_refused_naming_the_difference(stopped, toy_clips):
         train(other, toy_clips, out=run, resume=True)
 
 
+def test_what_changes_no_weight_may_change(stopped, toy_clips, tmp_path):
+    recipe, run, _ = stopped
+    other = recipe.with_set("train.checkpoint_s", 5).with_set("train.keep", 1).with_set("train.log_every", 1)
+    train(other, toy_clips, out=run, resume=True, device="cpu")
+    train(recipe, toy_clips, out=tmp_path / "whole", device="cpu")
+    assert weights(run) == weights(tmp_path / "whole")
+
+
 def test_other_data_is_refused(stopped, toy_clips):
     recipe, run, _ = stopped
     shorter = toy_clips[0].with_(audio=toy_clips[0].audio[:4000])
