@@ -26,6 +26,7 @@ from clapkit.data.clip import Clip
 from clapkit.errors import DataError, ModelError, RecipeError
 from clapkit.files import atomic_file
 from clapkit.heads.anchors import AnchoredLinear
+from clapkit.heads.emphasis import TextEmphasis
 from clapkit.model import DualEncoder
 from clapkit.native import save, tensors_digest
 from clapkit.progress import ProgressBar
@@ -205,6 +206,8 @@ def _text_encoder(model: DualEncoder, tokenizer: Any, loader: Loader, shown: boo
     texts = loader.all_texts()
     with ProgressBar("captions", len(texts), shown=shown) as bar:
         features.prepare(texts, progress=lambda done, total: bar.update(done, total))
+    if isinstance(model.text_head, TextEmphasis):
+        model.text_head.place(torch.nn.functional.normalize(features(texts), dim=-1))
     return lambda texts: model.project_text(features(texts).to(model.device))
 
 

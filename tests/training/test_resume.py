@@ -18,6 +18,7 @@ from clapkit import native
 from clapkit.data.clip import Clip
 from clapkit.errors import DataError, ModelError
 from clapkit.heads.anchors import AnchoredLinear
+from clapkit.heads.emphasis import TextEmphasis
 from clapkit.spec import derive, spec
 from clapkit.training.loop import train
 from clapkit.views.captions import LabelPrompts
@@ -91,11 +92,16 @@ def anchored(recipe):
     return recipe.but(model=derive(recipe.model, audio_head=spec(AnchoredLinear)))
 
 
+def emphasised(recipe):
+    width = recipe.model.build().text.width
+    return recipe.but(model=derive(recipe.model, text_head=spec(TextEmphasis), dimension=width))
+
+
 def anchored_in_learning_text(recipe):
     return learning_text(anchored(recipe))
 
 
-@pytest.mark.parametrize("change", [joined, learning_text, anchored, anchored_in_learning_text])
+@pytest.mark.parametrize("change", [joined, learning_text, anchored, emphasised, anchored_in_learning_text])
 def test_stopped_and_resumed_is_equal_for_other_recipes_too(tiny_recipe, toy_clips, tmp_path, change):
     """Late captions are encoded late, a learning text tower is in the checkpoint, anchors are placed at the end."""
     recipe = change(tiny_recipe.with_set("train.steps", 8))
