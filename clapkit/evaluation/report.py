@@ -19,6 +19,7 @@ import numpy as np
 
 from clapkit.errors import DataError, MissingExtraError
 from clapkit.evaluation.metrics import Statistic, bootstrap_interval
+from clapkit.files import atomic_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -96,11 +97,9 @@ class Result:
 
     def write_json(self, path: str | os.PathLike[str]) -> None:
         """Write `to_json` to a file in one step: a reader finds the old file or the whole new one."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        part.write_text(json.dumps(self.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
-        os.replace(part, path)
+        text = json.dumps(self.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        with atomic_file(path) as file:
+            file.write(text.encode())
 
     def table(self) -> Table:
         """The scores for the terminal (`rich.print`)."""
