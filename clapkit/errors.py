@@ -90,6 +90,10 @@ class ModelError(ClapkitError):
     """A model folder or checkpoint that cannot be loaded."""
 
 
+class CheckpointError(ModelError):
+    """A foreign checkpoint that is unknown, damaged, hostile, or does not fit the family it looks like."""
+
+
 class TextTowerError(ModelError):
     """No text encoder or tokenizer could be found, or it is not the one that is needed."""
 
