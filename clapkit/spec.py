@@ -69,9 +69,12 @@ def derive(base: Spec, /, **arguments: Any) -> Spec:
 def with_defaults(part: Spec, /, *, leave: tuple[str, ...] = ()) -> Spec:
     """The same part with every default written out, Specs inside it too: what is saved must not follow our defaults.
 
-    `leave` names parameters that are given when the part is built.
+    `leave` names parameters that are given when the part is built. Parameters that a class names in `ADDED_LATER` came
+    after models had been saved: at their default they are not written, so that those models keep their identity.
     """
-    parameters = inspect.signature(part.resolve()).parameters.values()
+    target = part.resolve()
+    leave = (*leave, *getattr(target, "ADDED_LATER", ()))
+    parameters = inspect.signature(target).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty and p.name not in leave}
     whole = {**defaults, **part.arguments}
     return Spec(part.target, {k: with_defaults(v, leave=leave) if isinstance(v, Spec) else v for k, v in whole.items()})
@@ -109,11 +112,14 @@ def _check_arguments(target: Any, arguments: Mapping[str, Any]) -> None:
 
 
 def to_json(value: Any) -> Any:
-    """Plain JSON data for a value made of Specs, frozen dataclasses, tuples, dicts, strings and numbers."""
+    """Plain JSON data for a value made of Specs, frozen dataclasses, tuples, dicts, strings and numbers.
+
+    A dataclass field with the metadata "omit_default" (added after files had been written) is left out at its default.
+    """
     if isinstance(value, Spec):
         return {_PART: value.target, _KIND: "spec", **_named(value.arguments, value)}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if _is_written(f, value)}
         return {_PART: part_name(type(value)), **_named(fields, value)}
     if isinstance(value, Mapping):
         if _PART in value:
@@ -124,6 +130,12 @@ def to_json(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise SpecError(f"a value of type {type(value).__name__} cannot be written into a recipe or config: {value!r}")
+
+
+def _is_written(field_: dataclasses.Field, value: Any) -> bool:
+    return field_.init and not (
+        field_.metadata.get("omit_default", False) and getattr(value, field_.name) == field_.default
+    )
 
 
 def _named(arguments: Mapping[str, Any], owner: Any) -> dict[str, Any]:
