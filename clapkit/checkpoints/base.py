@@ -59,6 +59,7 @@ class Plan:
     filterbank  name of the stored mel filter bank [n_fft // 2 + 1, bins] (used when it differs from ours), or None
     notes       settings that the file lacks and the value taken, and quirks that are on or off, one sentence each
     no_text     why `embed_text` cannot work and what to give (`text=...`), for files without a text tower
+    constants   tensors of our model that the file lacks and that have one right value (the fixed scale of a score)
     """
 
     model: Spec
@@ -68,6 +69,7 @@ class Plan:
     filterbank: str | None = None
     notes: tuple[str, ...] = ()
     no_text: str | None = None
+    constants: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
