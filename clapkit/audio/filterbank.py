@@ -17,8 +17,11 @@ def mel_filterbank(settings: MelSettings, *, dtype: Any = np.float32) -> np.ndar
     """Weights [n_fft // 2 + 1, mel_bins] that turn a spectrum into mel bands: `spectrum @ mel_filterbank(settings)`.
 
     Filter i rises from corner i to corner i + 1 and falls to corner i + 2; the corners are equally far apart in mel.
-    A filter that is narrower than the distance of two frequencies can be all zero.
+    A filter that is narrower than the distance of two frequencies can be all zero. The scale "linear" keeps the
+    spectrum: the identity.
     """
+    if settings.scale == "linear":
+        return np.eye(settings.spectrum_bins, dtype=dtype)
     slaney = settings.scale == "slaney"
     to_mel, to_hz = (hz_to_mel_slaney, mel_to_hz_slaney) if slaney else (hz_to_mel_htk, mel_to_hz_htk)
     corners_mel = np.linspace(to_mel(settings.low_hz), to_mel(settings.high_hz), settings.mel_bins + 2)
@@ -42,8 +45,9 @@ def _triangles(positions: np.ndarray, corners: np.ndarray) -> np.ndarray:
 
 
 def analysis_window(settings: MelSettings, *, dtype: Any = np.float32) -> np.ndarray:
-    """The periodic Hann window of `window_samples` in the middle of `n_fft` samples, zero elsewhere."""
+    """The Hann window of `window_samples` in the middle of `n_fft` samples, zero elsewhere."""
     length = settings.window_samples
-    hann = 0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(length) / length)
+    period = length - 1 if settings.window == "hann_symmetric" else length
+    hann = 0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(length) / period)
     before = (settings.n_fft - length) // 2
     return np.pad(hann, (before, settings.n_fft - length - before)).astype(dtype)

@@ -20,12 +20,15 @@ from clapkit.audio.features import Features
 from clapkit.audio.filterbank import analysis_window, mel_filterbank
 from clapkit.audio.mel_settings import (
     ECONOMICAL,
+    EFFICIENTAT,
+    GLAP,
     LAION,
     LAION_FUSED,
     M2D,
     MSCLAP_2022,
     MSCLAP_2023,
     NAMED,
+    WAV2CLIP,
     MelSettings,
     named_settings,
 )
@@ -33,12 +36,15 @@ from clapkit.errors import AudioError, SpecError
 
 __all__ = [
     "ECONOMICAL",
+    "EFFICIENTAT",
+    "GLAP",
     "LAION",
     "LAION_FUSED",
     "M2D",
     "MSCLAP_2022",
     "MSCLAP_2023",
     "NAMED",
+    "WAV2CLIP",
     "MelFrontend",
     "MelSettings",
     "mel_filterbank",
@@ -50,34 +56,42 @@ __all__ = [
 _BLOCK_CPU_SAMPLES = 2**18
 _BLOCK_ACCELERATOR_SAMPLES = 2**25
 _INT16_MAX = 32767.0
+_SMALLEST_VARIANCE = 1e-6  # of a clip that is standardised by itself: silence becomes 0 and keeps a finite gradient
 
 
 class MelFrontend(nn.Module):
     """Log-mel frames of a batch of mono waveforms, by one set of `MelSettings`.
 
     `filterbank` [n_fft // 2 + 1, mel_bins] takes the place of the computed one (a checkpoint that stores its own).
-    Window and filters are buffers outside the state dict. The values are float32, or float64 after `.double()`;
+    Window and filters are buffers outside the state dict, unless `stored_filterbank` is True: then the filters are in
+    it, as float32 under the name "stored_filterbank", and those that `load_state_dict` brings are used from then on.
+    The values are float32, or float64 after `.double()`;
     `.half()`, `.bfloat16()` and autocast change nothing here, since log-mel spans more than those formats hold.
     The transform itself runs in float64 wherever the device has it: in float32, beside a loud tone, the quiet bands
     are off by up to 0.07 dB at -80 dB; in float64 they agree with an exact transform to 1e-4 dB.
-    Raises SpecError for a filter bank of another shape or without any weight.
+    Raises SpecError for a filter bank of another shape, without any weight, or beside the scale "linear".
     """
 
     window: torch.Tensor
     filterbank: torch.Tensor
+    stored_filterbank: torch.Tensor | None
 
-    def __init__(self, settings: MelSettings = ECONOMICAL, *, filterbank: np.ndarray | torch.Tensor | None = None):
+    def __init__(
+        self,
+        settings: MelSettings = ECONOMICAL,
+        *,
+        filterbank: np.ndarray | torch.Tensor | None = None,
+        stored_filterbank: bool = False,
+    ) -> None:
         super().__init__()
         self.settings = settings
-        if filterbank is None:
-            filterbank = mel_filterbank(settings, dtype=np.float64)
-        self._filterbank = _checked_filterbank(filterbank, settings)
+        if settings.scale == "linear" and (stored_filterbank or filterbank is not None):
+            raise SpecError("a spectrum with scale='linear' has no filter bank, but one was given or is to be stored")
         self._window = analysis_window(settings, dtype=np.float64)
-        used = np.flatnonzero(self._filterbank.any(axis=1))
-        self._used_bins = slice(int(used[0]), int(used[-1]) + 1)  # no filter sees the frequencies outside
         for name in ("window", "filterbank"):
             self.register_buffer(name, torch.empty(0), persistent=False)
-        self._fill_buffers()
+        self.register_buffer("stored_filterbank", torch.empty(0) if stored_filterbank else None)
+        self._use_filterbank(mel_filterbank(settings, dtype=np.float64) if filterbank is None else filterbank)
 
     @property
     def rate_hz(self) -> int:
@@ -107,28 +121,33 @@ class MelFrontend(nn.Module):
         samples_BN  float waveforms at `rate_hz`; full scale is 1
         lengths_B   int: how many samples of each row are sound. The rest of a row is ignored, whatever it holds: its
                     sound is continued at its own end as if it came alone. Frames beyond `frames(length)` are False in
-                    the mask and have the value of digital silence. None: all of every row is sound, so zeros at
-                    the end are silence that is heard (as models do that were trained on zero-padded clips).
+                    the mask and have the value of digital silence (0 where clips are standardised by themselves).
+                    None: all of every row is sound, so zeros at the end are silence that is heard (as models do that
+                    were trained on zero-padded clips).
                     Lengths on the CPU are cheapest: elsewhere, checking them waits for the device.
 
         A clip of fewer than n_fft // 2 + 1 samples cannot be mirrored and is first continued by silence to that length.
         Raises AudioError for a batch without samples, of other than two dimensions or of integers, and for lengths
         that do not fit it.
         """
-        _check_samples(samples_BN)
-        lengths_B = _checked_lengths(lengths_B, samples_BN)
+        check_samples(samples_BN)
+        lengths_B = checked_lengths(lengths_B, samples_BN)
         with torch.autocast(samples_BN.device.type, enabled=False):
             samples_BN = samples_BN.to(self.filterbank.dtype)
             n_frames = self.frames(samples_BN.shape[1])
             if self.settings.quantise_int16:
                 samples_BN = _quantise_int16(samples_BN)
-            mel_BTF = self._mel(self._continued(samples_BN, lengths_B), n_frames)
-            values_BTF = self._compressed(mel_BTF)
+            if self.settings.preemphasis is not None:
+                samples_BN = samples_BN[:, 1:] - self.settings.preemphasis * samples_BN[:, :-1]
+                lengths_B = None if lengths_B is None else lengths_B - 1
+            log_BTF = self._logarithm(self._mel(self._continued(samples_BN, lengths_B), n_frames))
             if lengths_B is None:
-                return Features(values_BTF, values_BTF.new_ones(values_BTF.shape[:2], dtype=torch.bool))
+                mask_BT = log_BTF.new_ones(log_BTF.shape[:2], dtype=torch.bool)
+                return Features(self._levelled(log_BTF, mask_BT), mask_BT)
             mask_BT = self._mask(lengths_B, n_frames)
-            silence = self._compressed(values_BTF.new_zeros(()))
-            return Features(torch.where(mask_BT[:, :, None], values_BTF, silence), mask_BT)
+            silence = self._logarithm(log_BTF.new_zeros(()))
+            log_BTF = torch.where(mask_BT[:, :, None], log_BTF, silence)
+            return Features(self._levelled(log_BTF, mask_BT), mask_BT)
 
     def _continued(self, samples_BN: torch.Tensor, lengths_B: torch.Tensor | None) -> torch.Tensor:
         """The samples with what the windows see before the start and after the end of each clip."""
@@ -161,18 +180,27 @@ class MelFrontend(nn.Module):
         if self.settings.power == 1:
             # The slope of a square root at 0 is infinite: without the bound, silence would have no gradient.
             energy = energy.clamp_min(torch.finfo(energy.dtype).tiny).sqrt()
-        return energy.to(self.filterbank.dtype) @ self.filterbank[self._used_bins]
+        energy = energy.to(self.filterbank.dtype)
+        return energy if self.settings.scale == "linear" else energy @ self.filterbank[self._used_bins]
 
-    def _compressed(self, mel: torch.Tensor) -> torch.Tensor:
+    def _logarithm(self, mel: torch.Tensor) -> torch.Tensor:
+        if self.settings.log == "db":
+            return 10.0 * mel.clamp_min(self.settings.floor).log10()
+        return (mel + self.settings.floor).log()
+
+    def _levelled(self, log_BTF: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+        """What looks at the values of a whole clip, and the fixed mean and deviation; padding holds silence."""
         settings = self.settings
-        if settings.log == "db":
-            values = 10.0 * mel.clamp_min(settings.floor).log10()
-        else:
-            values = (mel + settings.floor).log()
-        if settings.standardise is not None:
-            mean, deviation = settings.standardise
-            values = (values - mean) / deviation
-        return values
+        if settings.top_db is not None:
+            # Padding is at the floor of the logarithm: it is never the loudest, and stays where it is.
+            limit_B11 = log_BTF.amax((1, 2), keepdim=True) - settings.top_db
+            log_BTF = torch.where(mask_BT[:, :, None], log_BTF.maximum(limit_B11), log_BTF)
+        if settings.standardise is None:
+            return log_BTF
+        if settings.standardise == "clip":
+            return _standardised_by_clip(log_BTF, mask_BT)
+        mean, deviation = settings.standardise
+        return (log_BTF - mean) / deviation
 
     def _mask(self, lengths_B: torch.Tensor, n_frames: int) -> torch.Tensor:
         whole_B = lengths_B if self.settings.centred else (lengths_B - self.settings.n_fft).clamp_min(0)
@@ -185,12 +213,28 @@ class MelFrontend(nn.Module):
         self._fill_buffers()
         return self
 
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        stored = self.stored_filterbank
+        if stored is not None and prefix + "stored_filterbank" in state_dict and not stored.is_meta:
+            self._use_filterbank(stored)
+
+    def _use_filterbank(self, filterbank: np.ndarray | torch.Tensor) -> None:
+        self._filterbank = _checked_filterbank(filterbank, self.settings)
+        used = np.flatnonzero(self._filterbank.any(axis=1))
+        self._used_bins = slice(int(used[0]), int(used[-1]) + 1)  # no filter sees the frequencies outside
+        if self.stored_filterbank is not None:
+            self._filterbank = self._filterbank.astype(np.float32).astype(np.float64)  # what is saved is what is used
+        self._fill_buffers()
+
     def _fill_buffers(self) -> None:
         device = self.window.device
         exact = torch.float32 if device.type == "mps" else torch.float64
         values = torch.float64 if self.filterbank.dtype == torch.float64 else torch.float32
         self.window = torch.tensor(self._window, device=device, dtype=exact)
         self.filterbank = torch.tensor(self._filterbank, device=device, dtype=values)
+        if self.stored_filterbank is not None:
+            self.stored_filterbank = torch.tensor(self._filterbank, device=device, dtype=torch.float32)
 
 
 def _checked_filterbank(filterbank: Any, settings: MelSettings) -> np.ndarray:
@@ -207,7 +251,8 @@ def _checked_filterbank(filterbank: Any, settings: MelSettings) -> np.ndarray:
     return filterbank
 
 
-def _check_samples(samples_BN: torch.Tensor) -> None:
+def check_samples(samples_BN: torch.Tensor) -> None:
+    """AudioError unless `samples_BN` holds at least one clip of at least one float sample."""
     shape = list(samples_BN.shape)
     if samples_BN.ndim != 2:
         raise AudioError(f"samples {shape}", "expected [clips, samples]; one clip alone is samples[None]")
@@ -217,8 +262,11 @@ def _check_samples(samples_BN: torch.Tensor) -> None:
         raise AudioError(f"samples {shape}", f"are {samples_BN.dtype}, expected floats with full scale 1")
 
 
-def _checked_lengths(lengths_B: torch.Tensor | None, samples_BN: torch.Tensor) -> torch.Tensor | None:
-    """The lengths on the device of the samples; None when every row is full (which is quicker, and the same)."""
+def checked_lengths(lengths_B: torch.Tensor | None, samples_BN: torch.Tensor) -> torch.Tensor | None:
+    """The lengths on the device of the samples; None when every row is full (which is quicker, and the same).
+
+    AudioError for lengths that do not fit the samples.
+    """
     if lengths_B is None:
         return None
     n_clips, n_samples = samples_BN.shape
@@ -231,6 +279,16 @@ def _checked_lengths(lengths_B: torch.Tensor | None, samples_BN: torch.Tensor) -
         clip = lengths_B.tolist().index(wrong)
         raise AudioError(f"clip {clip} of the batch", f"has length {wrong}, expected 1 to {n_samples} samples")
     return None if shortest == n_samples else lengths_B.to(samples_BN.device, torch.int64)
+
+
+def _standardised_by_clip(values_BTF: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+    """Mean 0 and unbiased deviation 1 over the real values of each clip; 0 in padding."""
+    real_BT1 = mask_BT[:, :, None]
+    count_B11 = real_BT1.sum((1, 2), keepdim=True) * values_BTF.shape[2]
+    mean_B11 = (values_BTF * real_BT1).sum((1, 2), keepdim=True) / count_B11
+    centred_BTF = (values_BTF - mean_B11) * real_BT1
+    variance_B11 = centred_BTF.square().sum((1, 2), keepdim=True) / (count_B11 - 1)
+    return centred_BTF / variance_B11.clamp_min(_SMALLEST_VARIANCE).sqrt()
 
 
 def _quantise_int16(samples: torch.Tensor) -> torch.Tensor:
