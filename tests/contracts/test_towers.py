@@ -12,9 +12,9 @@ from clapkit.audio.features import Features
 from clapkit.errors import SpecError
 from clapkit.nets.output import TowerOutput
 from clapkit.spec import Spec, derive, from_json, to_json
-from clapkit.towers import mobilenet, resnet, vit
+from clapkit.towers import mobilenet, resnet, resnet18, vit
 
-TOWERS = {"resnet": resnet, "mobilenet": mobilenet, "vit": vit}
+TOWERS = {"resnet": resnet, "resnet18": resnet18, "mobilenet": mobilenet, "vit": vit}
 DROPS_TOKENS = {"vit"}
 BINS = 64
 FRAME_RATE_HZ = 64.0
@@ -50,6 +50,11 @@ def random_loss(output: TowerOutput) -> torch.Tensor:
     frames, summary = output.frames_BTD, output.summary_BD
     weights = [torch.randn(x.shape, generator=generator, dtype=x.dtype) for x in (frames, summary)]
     return (frames * weights[0]).sum() + (summary * weights[1]).sum()
+
+
+def assert_same(found: torch.Tensor, wanted: torch.Tensor) -> None:
+    """Equal but for rounding: towers without a norm at their end give numbers far from 1."""
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5 * max(1.0, float(wanted.detach().abs().max())))
 
 
 @every_tower
@@ -95,8 +100,8 @@ def test_a_clip_alone_equals_the_clip_padded(name, padding):
             alone = tower(Features(joined_features.values[:, :length], joined_features.mask_BT[:, :length]))
             real = int(joined.mask_BT.sum())
             assert real == alone.mask_BT.shape[1]
-            torch.testing.assert_close(joined.frames_BTD[:, :real], alone.frames_BTD, rtol=0, atol=1e-5)
-            torch.testing.assert_close(joined.summary_BD, alone.summary_BD, rtol=0, atol=1e-5)
+            assert_same(joined.frames_BTD[:, :real], alone.frames_BTD)
+            assert_same(joined.summary_BD, alone.summary_BD)
 
 
 @every_tower
@@ -108,7 +113,7 @@ def test_batch_mates_do_not_matter(name):
         joined = tower(together)
         for row, length in enumerate(lengths):
             alone = tower(Features(together.values[row : row + 1, :length], together.mask_BT[row : row + 1, :length]))
-            torch.testing.assert_close(joined.summary_BD[row], alone.summary_BD[0], rtol=0, atol=1e-5)
+            assert_same(joined.summary_BD[row], alone.summary_BD[0])
 
 
 @every_tower
