@@ -83,12 +83,13 @@ class ResNet18(nn.Module):
         self.input_norm = MelNorm(bins) if input_norm else None
         self.stem = nn.Conv2d(1, width, stem_kernel, 2, stem_kernel // 2, bias=False)
         self.stem_norm = nn.BatchNorm2d(width)
-        self.stages = nn.ModuleList()
+        self.stages, self.strides = nn.ModuleList(), list[int]()
         before = width
         for stage, depth in enumerate(depths):
             blocks, after = nn.ModuleList(), width * 2**stage
             for block in range(depth):
-                blocks.append(BasicBlock(before, after, stride=2 if stage > 0 and block == 0 else 1))
+                self.strides.append(2 if stage > 0 and block == 0 else 1)
+                blocks.append(BasicBlock(before, after, stride=self.strides[-1]))
                 before = after
             self.stages.append(blocks)
         self.width = before
@@ -99,10 +100,10 @@ class ResNet18(nn.Module):
         refuse_keep(keep, tower="ResNet18")
         mask_BT = padding_mask(features.mask_BT)
         image, mask_BT = self._stem(as_image(self._levelled(features.values, mask_BT)), mask_BT)
-        for blocks in self.stages:
-            for block in blocks:
-                image = block(image, mask_BT)
-                mask_BT = stride_mask(mask_BT, block.stride)
+        blocks = (block for stage in self.stages for block in stage.children())
+        for block, stride in zip(blocks, self.strides, strict=True):
+            image = block(image, mask_BT)
+            mask_BT = stride_mask(mask_BT, stride)
         if mask_BT is None:
             mask_BT = features.mask_BT.new_ones(image.shape[0], image.shape[2])
         wide = torch.promote_types(image.dtype, torch.float32)
