@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,13 +19,17 @@ import torch
 from clapkit.audio.decode import Sound, probe
 from clapkit.audio.pool import DecodePool, DecodeRequest
 from clapkit.audio.sources import describe
-from clapkit.audio.windows import plan_windows
+from clapkit.audio.features import Features
+from clapkit.audio.windows import fit, plan_windows
 from clapkit.errors import AudioError
 from clapkit.model import DualEncoder, Windowing
+from clapkit.runtime.cutting import Cut, FusedCut
 from clapkit.units import seconds_to_samples
 
 _STRETCH_S = 120.0
+# A batch holds at most so many windows, and so many seconds: some models take two minutes in one window.
 _BATCH = 32
+_BATCH_S = 320.0
 # How the decoder begins its reasons: for a range with less than half of what was promised, and for one without sound.
 _TRUNCATED = "truncated"
 _ENDED = "no sound at"
@@ -68,6 +72,8 @@ class AudioEngine:
         windowing: Windowing = model.windowing
         self._window = seconds_to_samples(windowing.window_s, self._rate_hz)
         self._hop = seconds_to_samples(windowing.hop_s, self._rate_hz)
+        self._fill = windowing.fill
+        self._longer = windowing.longer
 
     def embed(
         self, sources: Sequence[Any], *, workers: int | None = None, on_done: Callable[[int], None] | None = None
@@ -76,9 +82,10 @@ class AudioEngine:
 
         workers   decoder processes for paths and bytes; 0 decodes here; default: processes for more than one source
         """
-        stretches = _stretches(sources, self._rate_hz, _worker_count(sources, workers))
-        files: dict[int, _File] = {}
-        waiting: list[tuple[_File, np.ndarray]] = []
+        heard = self._window if self._longer == "start" else None
+        stretches = _stretches(sources, self._rate_hz, _worker_count(sources, workers), heard=heard)
+        files: dict[int, Cut] = {}
+        waiting: list[tuple[Cut, Any]] = []
         finished = 0
         for index, sound, is_last in stretches:
             if isinstance(sound, AudioError):
@@ -87,40 +94,70 @@ class AudioEngine:
                 finished += 1
                 yield Failed(index, sound)
             else:
-                file = files.setdefault(index, _File(index, self._window, self._hop))
+                file = files.get(index) or files.setdefault(index, self._new_file(index))
                 waiting.extend((file, window) for window in file.feed(sound.samples, is_last))
                 file.notes += tuple(sound.notes)
-            while len(waiting) >= self._batch_size:
-                self._encode(waiting[: self._batch_size])
-                del waiting[: self._batch_size]
+            while (count := self._ready(waiting)) > 0:
+                self._encode(waiting[:count])
+                del waiting[:count]
             for done in [f for f in files.values() if f.complete]:
                 finished += 1
                 yield self._result(files.pop(done.index))
             if on_done:
                 on_done(finished)
-        if waiting:
-            self._encode(waiting)
+        while waiting:
+            count = self._ready(waiting, last=True)
+            self._encode(waiting[:count])
+            del waiting[:count]
         for file in files.values():
             finished += 1
             yield self._result(file)
         if on_done:
             on_done(finished)
 
-    @torch.inference_mode()
-    def _encode(self, waiting: Sequence[tuple[_File, np.ndarray]]) -> None:
-        samples = np.zeros((len(waiting), self._window), np.float32)
-        for row, (_, window) in enumerate(waiting):
-            samples[row, : len(window)] = window
-        lengths = torch.tensor([len(window) for _, window in waiting])
+    def _new_file(self, index: int) -> Cut:
+        if self._longer.startswith("fuse"):
+            return FusedCut(index, self._window, self._hop, frontend=self._model.frontend, how=self._longer)
+        return Cut(index, self._window, self._hop)
+
+    def _ready(self, waiting: Sequence[tuple[Cut, Any]], *, last: bool = False) -> int:
+        """How many of the first windows make a full batch of one kind; 0 while it is not full (unless `last`)."""
+        longest, count = 0, 0
+        for _, window in waiting[: self._batch_size]:
+            longest = max(longest, len(window) if window.ndim == 1 else self._window)
+            too_long = count and longest * (count + 1) > _BATCH_S * self._rate_hz
+            if too_long or window.ndim != waiting[0][1].ndim:
+                return count
+            count += 1
+        return count if last or count == self._batch_size else 0
+
+    def _features(self, windows: Sequence[Any]) -> Features:
         device = self._model.device
-        features = self._model.frontend(torch.from_numpy(samples).to(device), lengths.to(device))
-        with torch.autocast(device.type, torch.bfloat16, enabled=self._precision == "bf16"):
+        if windows[0].ndim > 1:
+            values = torch.stack([torch.as_tensor(w) for w in windows]).to(device)
+            mask_BT = torch.ones((len(values), values.shape[-2]), dtype=torch.bool, device=device)
+            is_longer_B = torch.ones(len(values), dtype=torch.bool, device=device) if values.ndim == 4 else None
+            return Features(values, mask_BT, is_longer_B)
+        if self._fill != "mask":
+            policy = "pad" if self._fill == "zeros" else self._fill
+            samples = np.stack([fit(window, self._window, policy) for window in windows])
+            return self._model.frontend(torch.from_numpy(samples).to(device))
+        lengths = torch.tensor([len(window) for window in windows])
+        samples = np.zeros((len(windows), int(lengths.max())), np.float32)
+        for row, window in enumerate(windows):
+            samples[row, : len(window)] = window
+        return self._model.frontend(torch.from_numpy(samples).to(device), lengths.to(device))
+
+    @torch.inference_mode()
+    def _encode(self, waiting: Sequence[tuple[Cut, Any]]) -> None:
+        features = self._features([window for _, window in waiting])
+        with torch.autocast(self._model.device.type, torch.bfloat16, enabled=self._precision == "bf16"):
             vectors = self._model.encode_features(features)
         for (file, _), vector in zip(waiting, vectors.float().cpu().numpy(), strict=True):
             file.vectors.append(vector)
 
-    def _result(self, file: _File) -> Embedded:
-        plan = plan_windows(file.total, self._window, self._hop)
+    def _result(self, file: Cut) -> Embedded:
+        plan = plan_windows(file.total, file.total if file.fused else self._window, self._hop)
         windows_WD = np.stack(file.vectors)
         mean_D = np.array([w.weight for w in plan], np.float64) @ windows_WD.astype(np.float64)
         # Opposite windows could cancel: a zero mean has no direction, and any unit vector would be a lie.
@@ -135,48 +172,6 @@ class AudioEngine:
             duration_s=file.total / self._rate_hz,
             notes=file.notes,
         )
-
-
-@dataclass
-class _File:
-    """The windows of one file while it is being read."""
-
-    index: int
-    window: int
-    hop: int
-    total: int = 0
-    cut: int = 0  # windows handed out
-    ended: bool = False
-    tail: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
-    tail_start: int = 0
-    vectors: list[np.ndarray] = field(default_factory=list)
-    notes: tuple[str, ...] = ()
-
-    def feed(self, samples: np.ndarray, is_last: bool) -> Iterator[np.ndarray]:
-        """The windows that the samples complete: at every hop, and at the end one that ends with the sound."""
-        self.tail = np.concatenate([self.tail, samples])
-        self.total += len(samples)
-        starts = []
-        if is_last:
-            self.ended = True
-            starts = [w.start for w in plan_windows(self.total, self.window, self.hop)][self.cut :]
-        else:
-            while self.cut * self.hop + self.window < self.total:
-                starts.append(self.cut * self.hop)
-                self.cut += 1
-        self.cut += len(starts) if is_last else 0
-        for start in starts:
-            first = start - self.tail_start
-            yield self.tail[first : first + self.window].copy()
-        # The last window may reach back by a whole window from an end that is not known yet.
-        keep = max(0, self.total - self.tail_start - self.window)
-        next_start = max(0, self.cut * self.hop - self.tail_start)
-        drop = min(keep, next_start)
-        self.tail, self.tail_start = self.tail[drop:], self.tail_start + drop
-
-    @property
-    def complete(self) -> bool:
-        return self.ended and len(self.vectors) == self.cut
 
 
 def _worker_count(sources: Sequence[Any], workers: int | None) -> int:
@@ -200,9 +195,14 @@ class _Ask:
         return DecodeRequest(source=source, rate_hz=rate_hz, start_s=self.start / rate_hz, duration_s=duration_s)
 
 
-def _stretches(sources: Sequence[Any], rate_hz: int, workers: int) -> Iterator[tuple[int, Any, bool]]:
-    """(index, Sound or AudioError, whether it is the last of its source) for every stretch; files may interleave."""
-    stretch = seconds_to_samples(_STRETCH_S, rate_hz)
+def _stretches(
+    sources: Sequence[Any], rate_hz: int, workers: int, *, heard: int | None = None
+) -> Iterator[tuple[int, Any, bool]]:
+    """(index, Sound or AudioError, whether it is the last of its source) for every stretch; files may interleave.
+
+    heard   samples of each source that are wanted, from its start; None: all
+    """
+    stretch = seconds_to_samples(_STRETCH_S, rate_hz) if heard is None else heard
     pooled = [workers > 0 and isinstance(s, (str, bytes, os.PathLike)) for s in sources]
     for here in (True, False):
         todo = deque(_Ask(i, 0, stretch) for i, p in enumerate(pooled) if p is not here)
@@ -214,6 +214,8 @@ def _stretches(sources: Sequence[Any], rate_hz: int, workers: int) -> Iterator[t
                 for _, reply in pool.map(_requests(todo, asked, sources, rate_hz)):
                     ask = asked.popleft()
                     sound, further = _judge(ask, reply, sources[ask.index], rate_hz)
+                    if heard is not None and sound is not None:
+                        further = None
                     if further is not None:
                         # What has been begun is ended first: files in the making hold memory.
                         todo.appendleft(further)

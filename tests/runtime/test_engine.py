@@ -10,7 +10,7 @@ import torch
 from clapkit import native
 from clapkit.audio.decode import decode
 from clapkit.audio.windows import plan_windows
-from clapkit.runtime import engine
+from clapkit.runtime import cutting, engine
 from clapkit.runtime.engine import AudioEngine, Embedded, Failed
 
 RATE_HZ, WINDOW, HOP = 8000, 4000, 2000
@@ -120,18 +120,18 @@ def test_a_file_that_breaks_off_is_judged_as_a_whole(model, tmp_path, monkeypatc
 def test_memory_is_that_of_a_stretch_and_a_window(model, tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "_STRETCH_S", 2.0)
     held, asked = [], []
-    real_feed, real_request = engine._File.feed, engine._Ask.request
+    real_feed, real_request = cutting.Cut.feed, engine._Ask.request
 
     def feed(file, samples, is_last):
         yield from real_feed(file, samples, is_last)
-        held.append(len(file.tail))
+        held.append(len(file._tail))
 
     def request(ask, source, rate_hz):
         made = real_request(ask, source, rate_hz)
         asked.append(made.duration_s)
         return made
 
-    monkeypatch.setattr(engine._File, "feed", feed)
+    monkeypatch.setattr(cutting.Cut, "feed", feed)
     monkeypatch.setattr(engine._Ask, "request", request)
     results(model, [write(tmp_path / "long.wav", music(60.0))])
     assert len(held) == 30 and max(held) <= WINDOW + HOP
@@ -180,7 +180,8 @@ def test_the_batch_size_changes_nothing(model, batch_size):
 
 
 def test_opposite_windows_do_not_make_a_vector_of_nothing(model):
-    file = engine._File(0, WINDOW, HOP, total=2 * WINDOW)
+    file = cutting.Cut(0, WINDOW, HOP)
+    file.total = 2 * WINDOW
     east = np.eye(16, dtype=np.float32)[0]
     file.vectors = [east, 0 * east, -east]
     found = AudioEngine(model)._result(file)
