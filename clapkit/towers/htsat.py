@@ -14,6 +14,7 @@ from clapkit.nets.mel_input import MelNorm, check_mel
 from clapkit.nets.output import TowerOutput
 from clapkit.nets.swin import SwinStage, in_grid_order, initialise
 from clapkit.spec import spec
+from clapkit.towers.fusion import CHUNKS, ChunkFusion
 
 if TYPE_CHECKING:
     from clapkit.audio.features import Features
@@ -32,12 +33,18 @@ class HTSAT(nn.Module):
     image             side of the image: `image / bins` pieces of time lie one below the other
     patch             side of a patch
     expansion         how many times wider the feed-forward layer is
+    fusion            whether longer clips may come as four mels at once (below)
+    fusion_width      width inside the gates of the fusion; None: width / 4
 
     The input is levelled per mel bin by batch normalisation; whatever is missing to a full chunk, as well as padding,
     is filled with the mean (zeros behind that norm). A longer input is cut into chunks, each encoded on its own, and
     their frames are joined. A frame is the mean over frequency of one time step of the last grid (32 steps of a chunk
     for the published sizes); it is real if any of its input frames is. The summary is the mean over real frames,
     which for full chunks is the mean over all tokens, as published.
+
+    With `fusion`, values may be [B, 4, frames_in, bins] (`audio.fuse.fuse_long`): the whole clip resized to one chunk,
+    and its front, middle and back chunk. Rows where `is_longer_B` is False use the first mel alone, as if it came
+    without the others.
     Raises SpecError for sizes that do not divide each other, and for features that do not fit.
     """
 
@@ -57,6 +64,8 @@ class HTSAT(nn.Module):
         image: int = 256,
         patch: int = 4,
         expansion: float = 4.0,
+        fusion: bool = False,
+        fusion_width: int | None = None,
     ) -> None:
         super().__init__()
         sides = _check_sizes(bins, width, tuple(depths), tuple(heads), window, image, patch)
@@ -71,6 +80,10 @@ class HTSAT(nn.Module):
         self.input_norm = MelNorm(bins)
         self.embed = nn.Linear(patch * patch, width)
         self.embed_norm = nn.LayerNorm(width)
+        self.fusion = None
+        if fusion:
+            inner = fusion_width or width // 4
+            self.fusion = ChunkFusion(width, patch=patch, side=sides[0], window=windows[0], inner=inner)
         self.stages = nn.ModuleList(
             SwinStage(
                 width * 2**i,
@@ -95,18 +108,47 @@ class HTSAT(nn.Module):
                 f"HTSAT works on whole windows and cannot leave tokens out, but was given keep of shape "
                 f"{list(keep.shape)}. Call it without keep, or use a transformer such as PatchTransformer."
             )
-        check_mel(features, bins=self.bins, tower="HTSAT")
-        batch, length = features.mask_BT.shape
-        levelled_BTF = self.input_norm(features.values, padding_mask(features.mask_BT))
-        missing = -length % self.frames_in
-        chunks_KTF = F.pad(levelled_BTF, (0, 0, 0, missing)).view(-1, self.frames_in, self.bins)
-        frames_BTD = self._frames(self._patches(chunks_KTF)).reshape(batch, -1, self.width)
-        mask_BT = self._real_steps(F.pad(features.mask_BT, (0, missing)).view(-1, self.frames_in)).view(batch, -1)
+        if features.values.ndim == 4 and self.fusion is not None:
+            tokens_KLD = self._fused(features, self.fusion)
+        else:
+            check_mel(features, bins=self.bins, tower="HTSAT")
+            levelled_BTF = self.input_norm(features.values, padding_mask(features.mask_BT))
+            missing = -levelled_BTF.shape[1] % self.frames_in
+            chunks_KTF = F.pad(levelled_BTF, (0, 0, 0, missing)).view(-1, self.frames_in, self.bins)
+            tokens_KLD = self.embed(self._patches(self._folded(chunks_KTF)))
+        frames_KTD = self._frames(self.embed_norm(tokens_KLD))
+        return self._unchunked(frames_KTD, features.mask_BT)
+
+    def _unchunked(self, frames_KTD: Tensor, mask_BT: Tensor) -> TowerOutput:
+        """The frames of all chunks, joined clip by clip, up to the last frame of the input."""
+        batch, length = mask_BT.shape
+        padded_KT = F.pad(mask_BT, (0, -length % self.frames_in)).view(-1, self.frames_in)
         steps = -(-length * self.steps // self.frames_in)
-        frames_BTD, mask_BT = frames_BTD[:, :steps], mask_BT[:, :steps]
-        if padding_mask(mask_BT) is not None:
-            frames_BTD = frames_BTD.masked_fill(~mask_BT[..., None], 0.0)
-        return TowerOutput(frames_BTD, mask_BT, masked_mean(frames_BTD, mask_BT))
+        frames_BTD = frames_KTD.reshape(batch, -1, self.width)[:, :steps]
+        real_BT = self._real_steps(padded_KT).view(batch, -1)[:, :steps]
+        if padding_mask(real_BT) is not None:
+            frames_BTD = frames_BTD.masked_fill(~real_BT[..., None], 0.0)
+        return TowerOutput(frames_BTD, real_BT, masked_mean(frames_BTD, real_BT))
+
+    def _fused(self, features: Features, fusion: ChunkFusion) -> Tensor:
+        """Embedded patches [B, L, width] of clips that come as four mels."""
+        values, longer_B = _checked_fusion(features, frames=self.frames_in, bins=self.bins)
+        batch = len(values)
+        # A traced graph must not depend on which rows are long: there the fusion runs for all of them.
+        every = torch.compiler.is_compiling()
+        rows_R = torch.arange(batch, device=values.device) if every else longer_B.nonzero()[:, 0]
+        mels_KTF = torch.cat([values[:, 0], values[rows_R, 1:].flatten(0, 1)])
+        mask_BT = padding_mask(features.mask_BT)
+        if mask_BT is not None:
+            mask_BT = torch.cat([mask_BT, mask_BT[rows_R].repeat_interleave(CHUNKS, 0)])
+        folded = self._folded(self.input_norm(mels_KTF, mask_BT))
+        tokens_BLD = self.embed(self._patches(folded[:batch]))
+        if len(rows_R) == 0:
+            return tokens_BLD
+        whole_RLD = tokens_BLD[rows_R]
+        mixed_RLD = fusion(whole_RLD, folded[batch:].unflatten(0, (-1, CHUNKS)))
+        mixed_RLD = torch.where(longer_B[rows_R, None, None], mixed_RLD.to(whole_RLD.dtype), whole_RLD)
+        return tokens_BLD.index_copy(0, rows_R, mixed_RLD)
 
     def _folded(self, chunks_KTF: Tensor) -> Tensor:
         """The image of each chunk [K, pieces, time in a piece, bins], which is read as rows of (piece, bin)."""
@@ -116,14 +158,13 @@ class HTSAT(nn.Module):
             chunks_KTF = F.interpolate(chunks_KTF[:, None], size, mode="bicubic", align_corners=True)[:, 0]
         return chunks_KTF.view(-1, self.pieces, self.image, self.bins)
 
-    def _patches(self, chunks_KTF: Tensor) -> Tensor:
-        """Embedded patches of the folded chunks, in window order: [K, L, width]."""
+    def _patches(self, folded_KPTF: Tensor) -> Tensor:
+        """The pixels of each patch of the folded chunks, patches in window order: [K, L, patch * patch]."""
         patch, window = self.patch, self.first_window
-        cut = self._folded(chunks_KTF).unflatten(3, (-1, patch)).unflatten(2, (-1, window, patch))
+        cut = folded_KPTF.unflatten(3, (-1, patch)).unflatten(2, (-1, window, patch))
         # [K, pieces, window columns, columns, time, rows, bins]: a window may reach over several pieces.
         rows = cut.permute(0, 1, 5, 2, 3, 6, 4).flatten(1, 2).unflatten(1, (-1, window))
-        patches_KLP = rows.transpose(2, 3).reshape(len(rows), -1, patch * patch)
-        return self.embed_norm(self.embed(patches_KLP))
+        return rows.transpose(2, 3).reshape(len(rows), -1, patch * patch)
 
     def _frames(self, tokens_KLD: Tensor) -> Tensor:
         """[K, steps, D] mean over frequency behind the last norm."""
@@ -136,6 +177,21 @@ class HTSAT(nn.Module):
         """[K, steps]: True where any input frame that the step overlaps is real."""
         counted_KT = F.pad(mask_KT.long().cumsum(1), (1, 0))
         return counted_KT[:, self.step_end] > counted_KT[:, self.step_start]
+
+
+def _checked_fusion(features: Features, *, frames: int, bins: int) -> tuple[Tensor, Tensor]:
+    """The four mels and which rows are long. Raises SpecError for other shapes."""
+    values, longer_B = features.values, features.is_longer_B
+    found, expected = tuple(values.shape), (len(values), CHUNKS + 1, frames, bins)
+    if found != expected or tuple(features.mask_BT.shape) != (len(values), frames):
+        raise SpecError(
+            f"HTSAT with fusion reads four mels [B, {CHUNKS + 1}, {frames}, {bins}] with a mask [B, {frames}], but was "
+            f"given {list(found)} with a mask {list(features.mask_BT.shape)}: make them with audio.fuse.fuse_long"
+        )
+    if longer_B is None or tuple(longer_B.shape) != (len(values),) or longer_B.dtype != torch.bool:
+        told = "None" if longer_B is None else f"{longer_B.dtype} {list(longer_B.shape)}"
+        raise SpecError(f"four mels need is_longer_B, bool [{len(values)}], to say which clips are long, not {told}")
+    return values, longer_B
 
 
 def _check_sizes(
