@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from clapkit.errors import AudioErrors, AudioFailure, ClapkitError, MissingExtraError
+from clapkit.errors import AudioErrors, AudioFailure, ClapkitError, MissingExtraError, ModelError, TextTowerError
 from clapkit.text.prompts import DEFAULT, fill
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from clapkit.native import Loaded
     from clapkit.recipe import Recipe
     from clapkit.runtime.engine import Embedded, Failed
+    from clapkit.text.tokenizers import TextTokenizer
     from clapkit.training.loop import Run
 
 OnError = Literal["raise", "nan"]
@@ -32,18 +33,23 @@ def load(
     precision: str = "fp32",
     threads: int | None = None,
     *,
+    variant: str | None = None,
+    text: str | os.PathLike | None = None,
     trust: Sequence[str] = (),
 ) -> Clap:
-    """Load a model for use.
+    """Load a model for use: one of ours, or any public checkpoint, recognised by its tensors.
 
-    path_or_name   a model folder, or the folder of a training run
+    path_or_name   a model folder, the folder of a training run, a checkpoint file or folder of another library, or
+                   "owner/name" on the Hugging Face hub
     device         "auto" (an accelerator where there is one), "cpu", "cuda", ...
     precision      "fp32" or "bf16": what the audio tower computes in
     threads        processor threads of torch, for the whole process; None leaves them as they are
+    variant        settings that a checkpoint lacks, such as the name of the folder that it was published in
+    text           for a checkpoint without a language side: the checkpoint or text encoder folder that it belongs to
     trust          packages besides clapkit whose parts the configuration may name: loading runs their code
     """
     _need_torch("Loading a model")
-    from clapkit import native
+    from clapkit.checkpoints.load import read_model
 
     if precision not in ("fp32", "bf16"):
         raise ClapkitError(f"precision is 'fp32' or 'bf16', not {precision!r}")
@@ -53,7 +59,8 @@ def load(
         import torch
 
         torch.set_num_threads(threads)
-    return Clap(native.load(path_or_name, trust=tuple(trust)), device=device, precision=precision)
+    loaded = read_model(path_or_name, variant=variant, text=text, trust=tuple(trust))
+    return Clap(loaded, device=device, precision=precision)
 
 
 class Clap:
@@ -71,7 +78,15 @@ class Clap:
         self.precision = precision
         self.space_id = loaded.space_id
         self.pipeline_id = pipeline_id(loaded.space_id, precision=precision)
+        self._loaded = loaded
+        self.report = loaded.report
         self._tokenizer = loaded.tokenizer
+        self._pad_id = loaded.pad_id
+
+    @property
+    def family(self) -> str:
+        """Where the weights came from: "clapkit", "laion", "msclap"... (`report` has the details)."""
+        return self.report.family
 
     @property
     def dimension(self) -> int:
@@ -128,16 +143,66 @@ class Clap:
         if isinstance(texts, str):
             raise ClapkitError("embed_text takes a list of texts; for one text, give [text]")
         texts = list(texts)
+        tokenizer = self._text_tokenizer()
         vectors = np.zeros((len(texts), self.dimension), np.float32)
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]) if isinstance(texts[i], str) else 0)
         for first in range(0, len(order), 64):
             part = order[first : first + 64]
-            ids, mask = self._tokenizer.encode([texts[i] for i in part])
-            device = self.model.device
-            with torch.inference_mode():
-                rows = self.model.encode_text(torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device))
-            vectors[part] = rows.cpu().numpy()
+            ids, mask = tokenizer.encode([texts[i] for i in part])
+            vectors[part] = self._embed_ids(torch.from_numpy(ids), torch.from_numpy(mask))
         return vectors
+
+    def embed_tokens(self, ids_BL: Any, mask_BL: Any = None) -> np.ndarray:
+        """One unit-norm vector a row of token ids, float32 [B, d]: text embedding without a tokenizer.
+
+        ids_BL    integers [B, L], short rows filled with the model's padding id
+        mask_BL   True (or 1) where a token is real; None: wherever the id is not the padding id
+        """
+        import torch
+
+        _need_language(self.model)
+        ids = torch.as_tensor(np.asarray(ids_BL))
+        if ids.ndim != 2 or ids.is_floating_point() or ids.numel() == 0:
+            raise ClapkitError(f"embed_tokens takes integers [B, L], not {ids.dtype} {list(ids.shape)}")
+        mask = ids != self._pad_id if mask_BL is None else torch.as_tensor(np.asarray(mask_BL)).bool()
+        if mask.shape != ids.shape:
+            raise ClapkitError(f"the mask {list(mask.shape)} has to have the shape of the ids {list(ids.shape)}")
+        return self._embed_ids(ids.long(), mask)
+
+    def _embed_ids(self, ids_BL: Any, mask_BL: Any) -> np.ndarray:
+        import torch
+
+        with torch.inference_mode():
+            vectors = self.model.encode_text(ids_BL.to(self.model.device), mask_BL.to(self.model.device))
+        return vectors.float().cpu().numpy()
+
+    def _text_tokenizer(self) -> TextTokenizer:
+        """The tokenizer of the model; fetched at the first text where it was not found beside the checkpoint."""
+        _need_language(self.model)
+        if self._tokenizer is None:
+            from clapkit.native import tokenizer_of
+            from clapkit.text.locate import fetch_tokenizer
+
+            if self.report.tokenizer is None:
+                raise ModelError(f"'{self.folder}' came without its tokenizer: embed token ids (embed_tokens)")
+            self._tokenizer = tokenizer_of(self.model, fetch_tokenizer(self.report.tokenizer))
+        assert self._tokenizer is not None, "fetch_tokenizer gives a folder with a tokenizer or raises"
+        return self._tokenizer
+
+    def save(self, folder: str | os.PathLike) -> str:
+        """Write the model folder that `load` reads, whatever the model came from; returns its space_id."""
+        from clapkit import native
+
+        loaded = self._loaded
+        return native.save(
+            loaded.model,
+            loaded.spec,
+            os.fspath(folder),
+            tokenizer=self._tokenizer,
+            report=loaded.report,
+            aside=loaded.aside,
+            pad_id=loaded.pad_id,
+        )
 
     def classify(
         self,
@@ -254,6 +319,11 @@ def _checked_labels(labels: Sequence[str], top_k: int | None) -> list[str]:
     if top_k is not None and top_k < 1:
         raise ClapkitError(f"top_k is at least 1, not {top_k}")
     return labels
+
+
+def _need_language(model: DualEncoder) -> None:
+    if model.text is None:
+        raise TextTowerError(model.text_missing or "this model has no language side: it embeds sound alone")
 
 
 def _need_torch(purpose: str) -> None:

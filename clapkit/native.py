@@ -1,9 +1,14 @@
 """The model folder: `model.safetensors`, `config.json`, `text/` (tokenizer). Saved whole, loaded whole or refused.
 
+A model whose text tower reads token ids alone has no `text/`; one that came from a foreign checkpoint may have
+`aside.safetensors`: what the checkpoint held and the model does not need, kept for the way back.
+
 config.json
     format_version   of this layout
     model            Spec of the dual encoder with the text tower written out in full, so that the folder needs no other
     space_id         of the weights and settings beside it, checked on loading
+    origin           where the model came from (`provenance.Report`); not there for models made here
+    pad_id           the token id that fills short rows, where there is no tokenizer that knows it
     clapkit          version that wrote it
 """
 
@@ -13,7 +18,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +29,13 @@ from safetensors.torch import load_file, save_file
 from clapkit import __version__
 from clapkit.audio.decode import decoder_id
 from clapkit.audio.resample import RESAMPLER
-from clapkit.errors import ModelError, SpecError
+from clapkit.errors import ModelError, SpecError, TextTowerError
 from clapkit.files import atomic_file
 from clapkit.model import GIVEN_WHEN_BUILT, DualEncoder
+from clapkit.provenance import Report
 from clapkit.spec import Spec, derive, from_json, to_json, with_defaults
-from clapkit.text.tokenizers import TextTokenizer
+from clapkit.text.tokenizers import TOKENIZER_FILE, TextTokenizer
+from clapkit.towers.hf import skip_initialisation
 
 FORMAT_VERSION = 1
 # Raised whenever our own arithmetic changes the vector that a model gives a sound: mel, windows, pooling, norm.
@@ -38,13 +45,20 @@ _CONFIG_LIMIT_BYTES = 16 * 2**20
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model with what belongs to it."""
+    """A model with what belongs to it.
+
+    tokenizer  None where there is no language side, or its tokenizer was not found (`report` says which it is)
+    aside      tensors of a foreign checkpoint that the model does not need; for the way back
+    """
 
     model: DualEncoder
-    tokenizer: TextTokenizer
+    tokenizer: TextTokenizer | None
     spec: Spec
     space_id: str
     folder: Path
+    report: Report = field(default_factory=Report)
+    aside: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    pad_id: int = 0
 
 
 def tensors_digest(tensors: Mapping[str, torch.Tensor]) -> str:
@@ -75,23 +89,36 @@ def pipeline_id(space: str, *, precision: str) -> str:
     return f"{space}/{decoder_id()}/{RESAMPLER}/{precision}"
 
 
-def save(model: DualEncoder, model_spec: Spec, folder: str | Path, *, tokenizer: TextTokenizer) -> str:
-    """Write the model folder, config last, and return its space_id.
+def whole_spec(model: DualEncoder, model_spec: Spec) -> Spec:
+    """The Spec with all defaults, and with the parts that are shaped by more than their Spec written out in full.
 
-    The Spec is written with all defaults and with the text tower in full (`TransformersText` with its configuration),
-    whatever it was built from, so that no name has to be looked up on loading and no later default changes the model.
+    Such parts (a text model by its folder, anchors by the data) describe themselves; then no name has to be looked up
+    on loading, and no later default changes the model.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    # Parts shaped by more than their Spec (a text model by its folder, anchors by the data) describe themselves.
     shaped = {name: getattr(model, name) for name in ("text", "audio_head", "text_head")}
     described = {name: part.spec() for name, part in shaped.items() if hasattr(part, "spec")}
-    whole = with_defaults(derive(model_spec, **described), leave=GIVEN_WHEN_BUILT)
-    tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    partial = folder / ".model.safetensors.partial"
-    save_file(tensors, partial, metadata={"format": "pt"})
-    partial.replace(folder / "model.safetensors")
-    tokenizer.save(folder / "text")
+    return with_defaults(derive(model_spec, **described), leave=GIVEN_WHEN_BUILT)
+
+
+def save(
+    model: DualEncoder,
+    model_spec: Spec,
+    folder: str | Path,
+    *,
+    tokenizer: TextTokenizer | None,
+    report: Report | None = None,
+    aside: Mapping[str, torch.Tensor] | None = None,
+    pad_id: int = 0,
+) -> str:
+    """Write the model folder, config last, and return its space_id."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = whole_spec(model, model_spec)
+    _save_tensors(model.state_dict(), folder / "model.safetensors")
+    if aside:
+        _save_tensors(aside, folder / "aside.safetensors")
+    if tokenizer is not None:
+        tokenizer.save(folder / "text")
     space = space_id(model, whole)
     config = {
         "format_version": FORMAT_VERSION,
@@ -99,9 +126,27 @@ def save(model: DualEncoder, model_spec: Spec, folder: str | Path, *, tokenizer:
         "space_id": space,
         "model": to_json(whole),
     }
+    if report is not None and report.family != "clapkit":
+        config["origin"] = report.to_json()
+    if tokenizer is None:
+        config["pad_id"] = pad_id
     with atomic_file(folder / "config.json") as file:
         file.write(json.dumps(config, indent=2, ensure_ascii=False).encode())
     return space
+
+
+def _save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    # Cloned where two share their memory (views of one tensor, tied weights): the format refuses those.
+    seen: set[int] = set()
+    whole: dict[str, torch.Tensor] = {}
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        place = tensor.untyped_storage().data_ptr()
+        whole[name] = tensor.clone() if place in seen else tensor
+        seen.add(place)
+    partial = path.with_name(f".{path.name}.partial")
+    save_file(whole, partial, metadata={"format": "pt"})
+    partial.replace(path)
 
 
 def find_folder(path: str | os.PathLike) -> Path:
@@ -144,10 +189,11 @@ def load(path: str | os.PathLike, *, trust: tuple[str, ...] = ()) -> Loaded:
     try:
         model_spec = from_json(config["model"], trust=trust)
         _check_parts(model_spec)
-        model = model_spec.build()
+        with skip_initialisation():
+            model = model_spec.build()
     except (SpecError, ModelError, LookupError, TypeError, ValueError, RuntimeError, MemoryError) as error:
         raise ModelError(f"{folder / 'config.json'}: the model cannot be built: {error}") from error
-    _fill(model, _read_tensors(folder / "model.safetensors"), folder)
+    fill(model, _read_tensors(folder / "model.safetensors"), folder)
     model.eval()
     found = space_id(model, model_spec)
     if found != config.get("space_id"):
@@ -155,7 +201,25 @@ def load(path: str | os.PathLike, *, trust: tuple[str, ...] = ()) -> Loaded:
             f"{folder}: config.json says {config.get('space_id')} but these weights and settings are {found}: "
             "a file was changed or does not belong here"
         )
-    return Loaded(model, TextTokenizer(folder / "text", max_tokens=model.text.max_tokens), model_spec, found, folder)
+    tokenizer = tokenizer_of(model, folder / "text")
+    if model.text is not None and tokenizer is None and "pad_id" not in config:
+        raise TextTowerError(f"{folder / 'text'} has no {TOKENIZER_FILE}: the folder is not whole")
+    pad_id = tokenizer.pad_id if tokenizer else int(config.get("pad_id") or 0)
+    report = Report.from_json(config.get("origin"))
+    return Loaded(model, tokenizer, model_spec, found, folder, report=report, aside=_aside(folder), pad_id=pad_id)
+
+
+def tokenizer_of(model: DualEncoder, folder: Path) -> TextTokenizer | None:
+    """The tokenizer in `folder` with the options of the model's text tower; None where there is none to be had."""
+    if model.text is None or not (folder / TOKENIZER_FILE).is_file():
+        return None
+    options = {name: getattr(model.text, name, None) for name in ("pad_id", "suffix")}
+    return TextTokenizer(folder, max_tokens=model.text.max_tokens, **{k: v for k, v in options.items() if v})
+
+
+def _aside(folder: Path) -> Mapping[str, torch.Tensor]:
+    path = folder / "aside.safetensors"
+    return _read_tensors(path) if path.is_file() else {}
 
 
 def _check_parts(model_spec: Any) -> None:
@@ -190,7 +254,11 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise ModelError(f"{path} cannot be read as safetensors: {error}") from error
 
 
-def _fill(model: DualEncoder, tensors: Mapping[str, torch.Tensor], folder: Path) -> None:
+def fill(model: DualEncoder, tensors: Mapping[str, torch.Tensor], source: str | Path) -> None:
+    """Give every tensor of the model its value; the model takes over the memory of `tensors`.
+
+    ModelError that lists what is missing, left over or of another shape: never a partial load.
+    """
     expected = model.state_dict()
     problems = [f"missing: {k}" for k in expected if k not in tensors]
     problems += [f"left over: {k}" for k in tensors if k not in expected]
@@ -202,6 +270,7 @@ def _fill(model: DualEncoder, tensors: Mapping[str, torch.Tensor], folder: Path)
     if problems:
         listed = "\n  - ".join(problems[:20])
         raise ModelError(
-            f"{folder}: the weights do not fit the configuration ({len(problems)} problems):\n  - {listed}"
+            f"{source}: the weights do not fit the configuration ({len(problems)} problems):\n  - {listed}"
         )
-    model.load_state_dict(dict(tensors), assign=False)
+    fitting = {k: v if v.dtype == expected[k].dtype else v.to(expected[k].dtype) for k, v in tensors.items()}
+    model.load_state_dict(fitting, assign=True)

@@ -1,8 +1,8 @@
 """What an importer is: it recognises a file by its tensors and says which model they are, and by which rules.
 
-    file -> reading.read -> Foreign -> Importer.recognises -> Importer.plan -> Plan -> rules.to_ours -> DualEncoder
+    file -> reading.read -> Foreign -> Importer.recognises, .plan -> Plan -> rules.to_ours -> DualEncoder
 
-A new family is one file with one `Importer` and one row in `checkpoints/table.py`; the contract test runs over the table.
+A new family is one file with one `Importer` and one row in `checkpoints/table.py`; the contract test runs over it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Foreign:
     """A foreign file or folder, read.
 
     tensors    name -> tensor, out of its wrapper ({"state_dict": ...}, {"model": ...}) and without "module."
-    config     what stands beside the tensors: the config of the wrapper, config.json or the yml of the folder; {} if none
+    config     what stands beside the tensors: config of the wrapper, config.json or yml of the folder; {} if none
     path       the file or folder
     variant    what the caller says about it (`clapkit.load(variant=...)`), for settings that the file lacks
     extras     wrapper entries that are no model ("optimizer", "epoch"...), by name
@@ -44,7 +44,9 @@ class Foreign:
     def count(self, pattern: str) -> int:
         """Blocks of a numbered list: 1 + the largest number at `{i}` of `pattern`, e.g. "layers.{i}.norm.weight"."""
         before, _, after = pattern.partition("{i}")
-        found = [n[len(before) : len(n) - len(after)] for n in self.tensors if n.startswith(before) and n.endswith(after)]
+        found = [
+            n[len(before) : len(n) - len(after)] for n in self.tensors if n.startswith(before) and n.endswith(after)
+        ]
         return max((int(number) for number in found if number.isdigit()), default=-1) + 1
 
 

@@ -75,6 +75,44 @@ def hub_cache() -> Path:
     return Path(home).expanduser() / "hub"
 
 
+def tokenizer_in_cache(repository: str) -> Path | None:
+    """The folder of the Hugging Face cache that holds the tokenizer.json of a repository, or None; no network."""
+    store = hub_cache() / f"models--{repository.replace('/', '--')}" / "snapshots"
+    if not store.is_dir():
+        return None
+    newest = sorted(store.iterdir(), key=lambda folder: folder.stat().st_mtime, reverse=True)
+    return next((folder for folder in newest if (folder / "tokenizer.json").is_file()), None)
+
+
+def fetch_tokenizer(repository: str) -> Path:
+    """The folder with the tokenizer.json of a repository, downloaded if it has to be.
+
+    TextTowerError that says which tokenizer is needed and how to give it.
+    """
+    found = tokenizer_in_cache(repository)
+    if found:
+        return found
+    reason = ""
+    if _offline():
+        reason = "not downloaded: HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set"
+    else:
+        try:
+            import huggingface_hub
+
+            path = huggingface_hub.hf_hub_download(repository, "tokenizer.json")
+            return Path(path).parent
+        except ImportError:
+            reason = "not downloaded: huggingface_hub is not installed (pip install huggingface_hub)"
+        except (OSError, ValueError, RuntimeError) as error:
+            first_line = (str(error).splitlines() or [""])[0]
+            reason = f"the download failed ({type(error).__name__}: {first_line})"
+    raise TextTowerError(
+        f"the texts of this model are read with the tokenizer '{repository}', which is not in the Hugging Face cache "
+        f"{hub_cache()}; {reason}.\nPut its tokenizer.json beside the checkpoint, or run  hf download {repository} "
+        "tokenizer.json  once. Token ids can be embedded without it (embed_tokens)."
+    )
+
+
 def _missing(folder: Path) -> list[str]:
     return [file for file in NEEDED_FILES if not (folder / file).is_file()]
 
@@ -123,9 +161,13 @@ def _sha256(path: Path, size: int, modified_ns: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _offline() -> bool:
+    return any(os.environ.get(v, "").lower() in _TRUE for v in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
+
+
 def _download(repository: str) -> tuple[Path | None, str]:
     """The downloaded folder, or None and why there is none."""
-    if any(os.environ.get(v, "").lower() in _TRUE for v in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")):
+    if _offline():
         return None, "not downloaded: HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set"
     try:
         import huggingface_hub

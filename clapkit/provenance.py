@@ -1,0 +1,78 @@
+"""Where a model comes from, and what was done to its file: mapped, computed, dropped, assumed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is known about a model and its checkpoint.
+
+    family        "clapkit" for models made here, else that of the importer ("laion", "msclap"...)
+    about         which published files look like this
+    licence       of the published weights, where known
+    mapped        how many tensors of the file are in the model
+    computed      name in the file -> why it was not read: the model makes it itself
+    dropped       name in the file -> why it has no place here
+    notes         settings that the file lacks and the value taken; quirks that are on or off
+    tokenizer     public name of the tokenizer that the text tower was trained with; None: no text tower, or own files
+    text_missing  why `embed_text` cannot work and what to give; None where the model has a language side
+    """
+
+    family: str = "clapkit"
+    about: str = "made with clapkit"
+    licence: str = "unknown"
+    mapped: int = 0
+    computed: Mapping[str, str] = field(default_factory=dict)
+    dropped: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    tokenizer: str | None = None
+    text_missing: str | None = None
+
+    def __str__(self) -> str:
+        lines = [f"family    {self.family}: {self.about}", f"licence   {self.licence}"]
+        if self.mapped:
+            lines.append(f"mapped    {self.mapped} tensors")
+        for what, names in (("computed", self.computed), ("dropped", self.dropped)):
+            for pattern, (count, reason) in grouped(names).items():
+                lines.append(f"{what:<9} {pattern}{f' ({count})' if count > 1 else ''}: {reason}")
+        lines += [f"note      {note}" for note in self.notes]
+        if self.tokenizer:
+            lines.append(f"tokenizer {self.tokenizer}")
+        if self.text_missing:
+            lines.append(f"no text   {self.text_missing}")
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON data that `from_json` reads."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Any) -> Report:
+        """The report in a model's config.json; entries of other types or unknown names are left out, never trusted."""
+        if not isinstance(data, dict):
+            return cls()
+        known: dict[str, Any] = {}
+        for entry in fields(cls):
+            default = getattr(cls(), entry.name)
+            value = data.get(entry.name, default)
+            if isinstance(default, tuple) and isinstance(value, list):
+                value = tuple(str(v) for v in value)
+            if isinstance(value, type(default)) or (default is None and isinstance(value, str)):
+                known[entry.name] = value
+        return cls(**known)
+
+
+def grouped(reasons: Mapping[str, str]) -> dict[str, tuple[int, str]]:
+    """Names with their block numbers as `{i}` -> how many there are, and the reason."""
+    groups: dict[str, tuple[int, str]] = {}
+    for name, reason in reasons.items():
+        pattern = _NUMBER.sub("{i}", name)
+        groups[pattern] = (groups.get(pattern, (0, ""))[0] + 1, reason)
+    return groups
