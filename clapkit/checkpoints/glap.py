@@ -50,11 +50,18 @@ DASHENG = MelSettings(
 
 
 def _recognises(shapes: Shapes) -> bool:
-    needed = (f"{_AUDIO}time_pos_embed", f"{_AUDIO}patch_embed.proj.weight", "audio_proj.0.weight", _WORDS)
-    return all(name in shapes for name in needed)
+    needed = {f"{_AUDIO}time_pos_embed": 4, f"{_AUDIO}patch_embed.proj.weight": 4, "audio_proj.0.weight": 2, _WORDS: 2}
+    return all(len(shapes.get(name, ())) == axes for name, axes in needed.items())
 
 
 def _plan(foreign: Foreign) -> Plan:
+    try:
+        return _complete_plan(foreign)
+    except KeyError as missing:
+        raise CheckpointError(f"the file has no tensor {missing}, from which a size is read: it is not whole") from None
+
+
+def _complete_plan(foreign: Foreign) -> Plan:
     shapes = foreign.shapes
     arguments = _arguments(foreign.config)
     settings = _frontend(shapes, arguments)

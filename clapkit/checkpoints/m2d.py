@@ -63,6 +63,13 @@ def _text_prefix(shapes: Shapes) -> str | None:
 
 
 def _plan(foreign: Foreign) -> Plan:
+    try:
+        return _complete_plan(foreign)
+    except KeyError as missing:
+        raise CheckpointError(f"the file has no tensor {missing}, from which a size is read: it is not whole") from None
+
+
+def _complete_plan(foreign: Foreign) -> Plan:
     shapes = foreign.shapes
     audio, text = _audio_prefix(shapes), _text_prefix(shapes)
     assert audio is not None, "the file was recognised"
