@@ -12,8 +12,12 @@ from torch.nn import functional as F
 from clapkit.errors import SpecError, nearest_name
 from clapkit.nets.masked import padding_mask
 
-Activation = Literal["gelu", "relu"]
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
+Activation = Literal["gelu", "quick_gelu", "relu"]
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "relu": F.relu,
+}
 
 
 class Block(nn.Module):
@@ -21,7 +25,7 @@ class Block(nn.Module):
 
     width       size of a token, a multiple of `heads`
     hidden      width of the feed-forward layer
-    activation  inside the feed-forward layer; "gelu" is the exact one
+    activation  inside the feed-forward layer; "gelu" is the exact one, "quick_gelu" the rough one of the first CLIP
     eps         of both norms: 1e-6 is usual in ViTs, 1e-5 elsewhere
 
     Raises SpecError for sizes that cannot be and for an unknown activation.
@@ -47,7 +51,7 @@ class Block(nn.Module):
         self.fall = nn.Linear(hidden, width)
 
     def forward(self, tokens_BLD: Tensor, attend: Tensor | None = None) -> Tensor:
-        """`attend` [B, 1, 1, L] is True where a token may be looked at; None: everywhere."""
+        """`attend` [B, 1, 1, L] (or [1, 1, L, L]: by whom) is True where a token may be looked at; None: everywhere."""
         joined = self.query_key_value(self.norm1(tokens_BLD))
         query, key, value = joined.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each [B, H, L, D / H]
         seen = F.scaled_dot_product_attention(query, key, value, attn_mask=attend)
