@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import nn
@@ -21,7 +21,7 @@ from clapkit.errors import MissingExtraError, TextTowerError, nearest_name
 from clapkit.nets.output import TowerOutput
 from clapkit.spec import Spec, spec
 
-Pooling = Literal["mean", "cls", "pooler", "last"]
+Pooling = Literal["mean", "cls", "pooler", "last", "last_id"]
 
 # Not part of the architecture: where it came from, how it was stored, and what would fetch code or kernels.
 _DROPPED_SETTINGS = (
@@ -46,17 +46,33 @@ class TransformersText(nn.Module):
 
     config      what config.json of the model says ("model_type" and sizes); plain data, so that it can be saved
     pooling     how frames become one vector: "mean" over tokens, "cls" the first, "last" the last token,
-                "pooler" the model's own output layer
+                "pooler" the model's own output layer, "last_id" the token at (number of ids other than `pad_id`) - 1,
+                whatever the mask says: a padding id inside a text counts as missing, as MS-CLAP 2023 has it
     max_tokens  longest input accepted, at most what the model has positions for
+    pad_id      the id that fills short rows, where it is not the tokenizer's own; "last_id" needs it
+    suffix      what the tokenizer has to append to every text (`TextTokenizer(suffix=...)`)
 
     The weights start as the library initialises a new model; `from_folder` loads trained ones. Always float32, whatever
     the checkpoint was stored in. Raises TextTowerError for a configuration that is unknown or does not fit.
     """
 
-    def __init__(self, config: Mapping[str, Any], *, pooling: Pooling = "mean", max_tokens: int = 128) -> None:
+    ADDED_LATER: ClassVar[tuple[str, ...]] = ("pad_id", "suffix")
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        *,
+        pooling: Pooling = "mean",
+        max_tokens: int = 128,
+        pad_id: int | None = None,
+        suffix: str = "",
+    ) -> None:
         super().__init__()
         if pooling not in get_args(Pooling):
             raise TextTowerError(f"there is no pooling '{pooling}'; {nearest_name(pooling, get_args(Pooling))}")
+        if pooling == "last_id" and pad_id is None:
+            raise TextTowerError("pooling 'last_id' counts the ids that are not padding: give pad_id")
+        self.pad_id, self.suffix = pad_id, suffix
         self.config = {k: _plain(v) for k, v in config.items() if k not in _DROPPED_SETTINGS}
         self.pooling = pooling
         self.max_tokens = max_tokens
@@ -88,7 +104,8 @@ class TransformersText(nn.Module):
 
     def spec(self) -> Spec:
         """The Spec that builds this architecture again, from plain data and without the folder it came from."""
-        return spec(type(self), config=self.config, pooling=self.pooling, max_tokens=self.max_tokens)
+        later = {name: getattr(self, name) for name in self.ADDED_LATER if getattr(self, name) not in (None, "")}
+        return spec(type(self), config=self.config, pooling=self.pooling, max_tokens=self.max_tokens, **later)
 
     def forward(self, ids_BL: torch.Tensor, mask_BL: torch.Tensor) -> TowerOutput:
         """One frame per token, and the pooled summary. Padding stands at the end of a row and changes nothing."""
@@ -96,7 +113,8 @@ class TransformersText(nn.Module):
             raise TextTowerError(f"the texts are {ids_BL.shape[1]} tokens long, at most {self.max_tokens} are read")
         out = self.encoder(input_ids=ids_BL, attention_mask=mask_BL.to(ids_BL.dtype))
         frames_BTD = out.last_hidden_state
-        return TowerOutput(frames_BTD, mask_BL, self._pool(frames_BTD, mask_BL, out))
+        counted_BL = mask_BL if self.pooling != "last_id" else ids_BL != self.pad_id
+        return TowerOutput(frames_BTD, mask_BL, self._pool(frames_BTD, counted_BL, out))
 
     def _pool(self, frames_BTD: torch.Tensor, mask_BT: torch.Tensor, out: Any) -> torch.Tensor:
         if self.pooling == "mean":
@@ -104,7 +122,7 @@ class TransformersText(nn.Module):
             return (frames_BTD * weights_BT1).sum(1) / weights_BT1.sum(1).clamp(min=1.0)
         if self.pooling == "cls":
             return frames_BTD[:, 0]
-        if self.pooling == "last":
+        if self.pooling in ("last", "last_id"):
             last_B = mask_BT.long().sum(1).clamp(min=1) - 1
             return frames_BTD[torch.arange(len(frames_BTD), device=frames_BTD.device), last_B]
         if getattr(out, "pooler_output", None) is None:
