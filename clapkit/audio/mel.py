@@ -145,8 +145,7 @@ class MelFrontend(nn.Module):
                 mask_BT = log_BTF.new_ones(log_BTF.shape[:2], dtype=torch.bool)
                 return Features(self._levelled(log_BTF, mask_BT), mask_BT)
             mask_BT = self._mask(lengths_B, n_frames)
-            silence = self._logarithm(log_BTF.new_zeros(()))
-            log_BTF = torch.where(mask_BT[:, :, None], log_BTF, silence)
+            log_BTF = torch.where(mask_BT[:, :, None], log_BTF, self._silence(log_BTF))
             return Features(self._levelled(log_BTF, mask_BT), mask_BT)
 
     def _continued(self, samples_BN: torch.Tensor, lengths_B: torch.Tensor | None) -> torch.Tensor:
@@ -188,6 +187,9 @@ class MelFrontend(nn.Module):
             return 10.0 * mel.clamp_min(self.settings.floor).log10()
         return (mel + self.settings.floor).log()
 
+    def _silence(self, like: torch.Tensor) -> torch.Tensor:
+        return self._logarithm(like.new_zeros(()))
+
     def _levelled(self, log_BTF: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
         """What looks at the values of a whole clip, and the fixed mean and deviation; padding holds silence."""
         settings = self.settings
@@ -198,7 +200,7 @@ class MelFrontend(nn.Module):
         if settings.standardise is None:
             return log_BTF
         if settings.standardise == "clip":
-            return _standardised_by_clip(log_BTF, mask_BT)
+            return _standardised_by_clip(log_BTF - self._silence(log_BTF), mask_BT)
         mean, deviation = settings.standardise
         return (log_BTF - mean) / deviation
 
@@ -281,13 +283,13 @@ def checked_lengths(lengths_B: torch.Tensor | None, samples_BN: torch.Tensor) ->
     return None if shortest == n_samples else lengths_B.to(samples_BN.device, torch.int64)
 
 
-def _standardised_by_clip(values_BTF: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
-    """Mean 0 and unbiased deviation 1 over the real values of each clip; 0 in padding."""
-    real_BT1 = mask_BT[:, :, None]
-    count_B11 = real_BT1.sum((1, 2), keepdim=True) * values_BTF.shape[2]
-    mean_B11 = (values_BTF * real_BT1).sum((1, 2), keepdim=True) / count_B11
-    centred_BTF = (values_BTF - mean_B11) * real_BT1
-    variance_B11 = centred_BTF.square().sum((1, 2), keepdim=True) / (count_B11 - 1)
+def _standardised_by_clip(above_BTF: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+    """Mean 0 and unbiased deviation 1 over the real values of each clip; 0 in padding. Silence and padding come as 0,
+    so that padding adds nothing to the sums and a silent clip is exactly 0."""
+    count_B11 = mask_BT.sum(1)[:, None, None] * above_BTF.shape[2]
+    mean_B11 = above_BTF.sum((1, 2), keepdim=True) / count_B11
+    centred_BTF = torch.where(mask_BT[:, :, None], above_BTF - mean_B11, 0.0)
+    variance_B11 = centred_BTF.square().sum((1, 2), keepdim=True) / (count_B11 - 1).clamp_min(1)
     return centred_BTF / variance_B11.clamp_min(_SMALLEST_VARIANCE).sqrt()
 
 

@@ -26,6 +26,12 @@ VARIANTS = {
     "16 bits": replace(SMALL, quantise_int16=True),
     "other filters": replace(SMALL, rate_hz=11000, filterbank_rate_hz=8000),
     "hop beyond window": replace(SMALL, hop_samples=90),
+    "symmetric window": replace(SMALL, window="hann_symmetric", window_samples=50),
+    "pre-emphasis": replace(SMALL, preemphasis=0.9),
+    "pre-emphasis, zeros": replace(SMALL, preemphasis=0.97, pad="zeros", quantise_int16=True),
+    "range of the clip": replace(SMALL, top_db=12.0),
+    "spectrum": replace(SMALL, scale="linear", norm=None, mel_bins=33, low_hz=0.0, high_hz=4000.0),
+    "level of the clip": replace(SMALL, log="ln", floor=1e-6, standardise="clip"),
 }
 
 
@@ -34,6 +40,9 @@ def slow_log_mel(clip: np.ndarray, settings: MelSettings) -> np.ndarray:
     clip, half = clip.astype(np.float64), settings.n_fft // 2
     if settings.quantise_int16:
         clip = np.trunc(np.clip(clip, -1, 1) * 32767) / 32767
+    n_frames = settings.frames(len(clip))
+    if settings.preemphasis is not None:
+        clip = clip[1:] - settings.preemphasis * clip[:-1]
     count = len(clip)
     if settings.centred and settings.pad == "reflect":
         clip = np.pad(np.pad(clip, (0, max(0, half + 1 - count))), half, mode="reflect")
@@ -42,19 +51,24 @@ def slow_log_mel(clip: np.ndarray, settings: MelSettings) -> np.ndarray:
     else:
         clip = np.pad(clip, (0, max(0, settings.n_fft - count)))
     offset = (settings.n_fft - settings.window_samples) // 2
-    angles = 2 * np.pi * np.arange(settings.window_samples) / settings.window_samples
+    period = settings.window_samples - (settings.window == "hann_symmetric")
+    angles = 2 * np.pi * np.arange(settings.window_samples) / period
     filters = mel_filterbank(settings, dtype=np.float64)
     frames = []
-    for t in range(settings.frames(count)):
+    for t in range(n_frames):
         start = t * settings.hop_samples + offset
         windowed = clip[start : start + settings.window_samples] * (1 - np.cos(angles)) / 2
         spectrum = np.abs(np.fft.rfft(windowed, n=settings.n_fft)) ** settings.power
-        bands = spectrum @ filters
+        bands = spectrum if settings.scale == "linear" else spectrum @ filters
         log = (
             10 * np.log10(np.maximum(bands, settings.floor)) if settings.log == "db" else np.log(bands + settings.floor)
         )
         frames.append(log)
     values = np.array(frames)
+    if settings.top_db is not None:
+        values = np.maximum(values, values.max() - settings.top_db)
+    if settings.standardise == "clip":
+        return (values - values.mean()) / max(values.std(ddof=1), 1e-3)
     return values if settings.standardise is None else (values - settings.standardise[0]) / settings.standardise[1]
 
 
@@ -69,7 +83,7 @@ def test_equals_the_slow_reference(rng, name, n_samples):
     clips = noise(rng, 3, n_samples).double()
     features = frontend(clips)
     expected = np.stack([slow_log_mel(clip, VARIANTS[name]) for clip in clips.numpy()])
-    assert features.values.shape == (3, frontend.frames(n_samples), 6)
+    assert features.values.shape == (3, frontend.frames(n_samples), frontend.bins)
     assert features.mask_BT.all()
     np.testing.assert_allclose(features.values, expected, atol=1e-9)
 
@@ -112,9 +126,10 @@ def test_silence_is_the_floor_and_nothing_is_random(rng, name):
     frontend = MelFrontend(NAMED[name])
     floor = NAMED[name].floor
     level = 10 * np.log10(floor) if NAMED[name].log == "db" else np.log(floor)
-    mean, deviation = NAMED[name].standardise or (0.0, 1.0)
+    of_clip = NAMED[name].standardise == "clip"
+    mean, deviation = (level, 1.0) if of_clip else NAMED[name].standardise or (0.0, 1.0)
     silence = frontend(torch.zeros(1, 2000)).values
-    np.testing.assert_allclose(silence, (level - mean) / deviation, rtol=1e-6)
+    np.testing.assert_allclose(silence, (level - mean) / deviation, rtol=1e-6, atol=1e-3 if of_clip else 0)
     clips = noise(rng, 2, 5000)
     assert torch.equal(frontend(clips).values, frontend(clips).values)
 
@@ -261,3 +276,47 @@ def test_lengths_that_do_not_fit_are_refused(lengths, message):
 def test_a_filter_bank_that_cannot_be_used_is_refused(filters, message):
     with pytest.raises(SpecError, match=message):
         MelFrontend(SMALL, filterbank=filters)
+
+
+def test_padding_does_not_enter_the_level_or_range_of_a_clip():
+    """Beside a loud clip and behind its own end, a quiet clip keeps its numbers, and its padding is what silence is."""
+    for settings in (VARIANTS["range of the clip"], VARIANTS["level of the clip"]):
+        frontend, quiet = MelFrontend(settings), 1e-3 * torch.randn(300, generator=torch.Generator().manual_seed(0))
+        batch = torch.zeros(2, 900)
+        batch[0, :300], batch[1] = quiet, 0.5
+        together = frontend(batch, torch.tensor([300, 900])).values[0, : frontend.frames(300)]
+        np.testing.assert_allclose(together, frontend(quiet[None]).values[0], atol=1e-4)
+
+
+def test_a_stored_filter_bank_is_saved_and_follows_what_is_loaded(rng):
+    clips, htk = noise(rng, 1, 400), replace(SMALL, scale="htk")
+    ours, theirs = MelFrontend(SMALL, stored_filterbank=True), MelFrontend(htk, stored_filterbank=True)
+    saved = theirs.state_dict()
+    assert list(saved) == ["stored_filterbank"] and saved["stored_filterbank"].shape == (33, 6)
+    assert torch.equal(saved["stored_filterbank"], torch.from_numpy(mel_filterbank(htk)))
+    for assign in (False, True):
+        ours.load_state_dict({"stored_filterbank": saved["stored_filterbank"].double()}, assign=assign)
+        assert ours.state_dict()["stored_filterbank"].dtype == torch.float32
+        assert torch.equal(ours(clips).values, theirs(clips).values)
+    half_and_back = copy.deepcopy(ours).half().float()
+    assert torch.equal(half_and_back.state_dict()["stored_filterbank"], saved["stored_filterbank"])
+    assert torch.equal(half_and_back.double()(clips).values, theirs.double()(clips).values)
+
+
+def test_a_loaded_filter_bank_may_see_other_frequencies_than_the_computed_one(rng):
+    clips = noise(rng, 1, 400)
+    low = MelFrontend(replace(SMALL, high_hz=1000.0, mel_bins=6), stored_filterbank=True)
+    low.load_state_dict(MelFrontend(SMALL, stored_filterbank=True).state_dict())
+    np.testing.assert_allclose(low(clips).values, MelFrontend(SMALL)(clips).values, atol=1e-4)
+
+
+def test_a_stored_filter_bank_that_cannot_be_used_is_refused():
+    frontend = MelFrontend(SMALL, stored_filterbank=True)
+    with pytest.raises(SpecError, match="NaN"):
+        frontend.load_state_dict({"stored_filterbank": torch.full((33, 6), torch.nan)})
+    with pytest.raises(RuntimeError, match="size mismatch for stored_filterbank"):
+        MelFrontend(SMALL, stored_filterbank=True).load_state_dict({"stored_filterbank": torch.ones(32, 6)})
+    with pytest.raises(SpecError, match="scale='linear'"):
+        MelFrontend(VARIANTS["spectrum"], stored_filterbank=True)
+    with pytest.raises(SpecError, match="scale='linear'"):
+        MelFrontend(VARIANTS["spectrum"], filterbank=np.eye(33))
