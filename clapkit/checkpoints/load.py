@@ -113,6 +113,8 @@ def _filled(plan: Plan, mapped: Mapped, foreign: Foreign) -> DualEncoder:
             tensors[name] = torch.full(tuple(wanted.shape), plan.constants[name], dtype=wanted.dtype)
         elif name.endswith("num_batches_tracked"):
             tensors[name] = torch.zeros_like(wanted)  # a count of training steps that nothing reads
+        elif name == "logit_scale" and model.text is None:
+            tensors[name] = wanted  # the Spec's: there are no texts to score against
     try:
         native.fill(model, tensors, foreign.path)
     except ModelError as error:
