@@ -86,15 +86,15 @@ def _complete_plan(foreign: Foreign) -> Plan:
     return Plan(
         model=model,
         rules=_rules(shapes),
-        tokenizer="facebook/nllb-200-distilled-600M",
         pad_id=0,
         filterbank=_FILTERS if _FILTERS in shapes else None,
         notes=(
             "the score is 100 times the cosine: GLAP has no logit scale in its file",
             "the floor of the log-mel, 120 dB below the loudest value, is taken clip by clip; the reference takes it "
             "over all clips of a batch, which is the same for one clip at a time",
-            "token ids are those of the SONAR vocabulary: padding 0, end 3, pieces one above their number in the "
-            "sentencepiece model, the language first (eng_Latn is 256047)",
+            "texts need a tokenizer.json with the ids of SONAR beside the file: the language first (eng_Latn: 256047), "
+            "then the pieces, one above their number in sentencepiece.source.256000.model, then the end, 3; padding is "
+            "0. The tokenizer of NLLB has other ids for padding and end and would give wrong vectors",
         ),
         constants=constants,
     )

@@ -139,7 +139,8 @@ def _sizes(foreign: Foreign, prefix: str) -> tuple[_Sizes, tuple[str, ...]]:
 
 
 def _told(foreign: Foreign) -> tuple[_Sizes | None, tuple[str, ...]]:
-    for name in (foreign.path.parent.name, foreign.path.name):
+    path = foreign.path.absolute()
+    for name in (path.parent.name, path.name):
         if found := _NAME.search(name):
             same = foreign.variant is None or foreign.variant == name
             ignored = "" if same else f"; variant={foreign.variant!r} is not used"
