@@ -19,14 +19,19 @@ class TextTokenizer:
     """Tokens of a batch of texts, padded to the longest of them and cut at `max_tokens`.
 
     truncated_texts  how many texts were cut since this object was made; each lost its end
-    pad_id           the id that fills short rows (the mask is False there)
+    pad_id           the id that fills short rows (the mask is False there); given, it replaces the tokenizer's own
+    suffix           written behind every text before it is cut into tokens; a text that is too long loses it too
 
-    Raises TextTowerError where the folder has no usable tokenizer.json.
+    MS-CLAP 2023 was trained with the suffix " <|endoftext|>" and the pad id of "!".
+    Raises TextTowerError where the folder has no usable tokenizer.json, and for a pad id that is no token of it.
     """
 
-    def __init__(self, folder: str | Path, *, max_tokens: int = 128) -> None:
+    def __init__(
+        self, folder: str | Path, *, max_tokens: int = 128, pad_id: int | None = None, suffix: str = ""
+    ) -> None:
         self.folder = Path(folder)
         self.max_tokens = max_tokens
+        self.suffix = suffix
         self.truncated_texts = 0
         path = self.folder / TOKENIZER_FILE
         if not path.is_file():
@@ -38,7 +43,9 @@ class TextTokenizer:
         special = self._tokenizer.num_special_tokens_to_add(is_pair=False)
         if max_tokens <= special:
             raise TextTowerError(f"max_tokens is {max_tokens}, but {special} of them frame each text: give more")
-        self.pad_id = self._find_pad_id()
+        if pad_id is not None and self._tokenizer.id_to_token(pad_id) is None:
+            raise TextTowerError(f"pad_id={pad_id} is no token of {path}, which has {self.vocabulary_size}")
+        self.pad_id = self._find_pad_id() if pad_id is None else pad_id
         # Files may ask for padding to a fixed length (MiniLM: 128), which costs time and changes nothing.
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_length=max_tokens)
@@ -55,7 +62,7 @@ class TextTokenizer:
         so that no row is without tokens. Raises TextTowerError for a single string and for members that are not text.
         """
         _check_texts(texts)
-        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=True)
+        encodings = self._tokenizer.encode_batch([text + self.suffix for text in texts], add_special_tokens=True)
         self.truncated_texts += sum(1 for e in encodings if e.overflowing)
         rows = [e.ids or [self.pad_id] for e in encodings]
         longest = max((len(row) for row in rows), default=0)
@@ -67,7 +74,10 @@ class TextTokenizer:
         return ids_BL, mask_BL
 
     def save(self, folder: str | Path) -> Path:
-        """Write the tokenizer.json from which the same tokenizer can be made again; returns its path."""
+        """Write the tokenizer.json from which the same tokenizer can be made again; returns its path.
+
+        The suffix is no part of that file: the text tower keeps it.
+        """
         copy = tokenizers.Tokenizer.from_str(self._tokenizer.to_str())
         copy.no_truncation()  # max_tokens belongs to the reader
         copy.enable_padding(pad_id=self.pad_id, pad_token=copy.id_to_token(self.pad_id))

@@ -132,3 +132,26 @@ def test_unusable_folders_are_named(tmp_path, byte_folder):
 def edit(folder, **changes):
     path = folder / "tokenizer.json"
     path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **changes}), encoding="utf-8")
+
+
+def test_a_suffix_ends_every_text_and_another_pad_id_fills_the_rows(byte_folder):
+    plain, quirk = TextTokenizer(byte_folder), TextTokenizer(byte_folder, suffix="!?", pad_id=5)
+    ids_BL, mask_BL = quirk.encode(["rain", ""])
+    assert ids_BL[0].tolist() == plain.encode(["rain!?"])[0][0].tolist()
+    assert ids_BL[1].tolist() == [*plain.encode(["!?"])[0][0].tolist(), 5, 5, 5, 5]
+    assert mask_BL.sum(1).tolist() == [8, 4]
+
+
+def test_a_long_text_loses_its_suffix(byte_folder):
+    ids_BL, _ = TextTokenizer(byte_folder, max_tokens=6, suffix="!").encode(["abcdefgh"])
+    assert ids_BL.tolist() == TextTokenizer(byte_folder).encode(["abcd"])[0].tolist()
+
+
+def test_a_given_pad_id_is_saved(byte_folder, tmp_path):
+    again = TextTokenizer(TextTokenizer(byte_folder, pad_id=7).save(tmp_path / "saved").parent)
+    assert again.pad_id == 7
+
+
+def test_a_pad_id_that_is_no_token_is_refused(byte_folder):
+    with pytest.raises(TextTowerError, match="pad_id=259 is no token.*which has 259"):
+        TextTokenizer(byte_folder, pad_id=259)

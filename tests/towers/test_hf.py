@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from clapkit.errors import MissingExtraError, TextTowerError
-from clapkit.spec import from_json, to_json
+from clapkit.spec import derive, from_json, to_json
 from clapkit.text.locate import find_text_model
 from clapkit.text.tokenizers import TextTokenizer, write_byte_tokenizer
 from clapkit.towers.hf import TransformersText, read_config, skip_initialisation, tiny
@@ -124,6 +124,27 @@ def test_a_decoder_model_is_read_by_its_last_token():
     torch.testing.assert_close(batch[:1], alone, atol=1e-6, rtol=0)
     with pytest.raises(TextTowerError, match="type 'gpt2' has no pooler"):
         TransformersText(config, pooling="pooler", max_tokens=64)(ids_BL, torch.ones_like(ids_BL).bool())
+
+
+def test_the_last_id_is_counted_by_the_ids_and_not_by_the_mask():
+    """As in MS-CLAP 2023: a padding id inside a text moves the place that is read one to the left."""
+    config = {"model_type": "gpt2", "vocab_size": 259, "n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 64}
+    tower = TransformersText(config, pooling="last_id", max_tokens=64, pad_id=0).eval()
+    ids_BL = torch.tensor([[5, 6, 7, 0, 0], [8, 0, 10, 11, 0]])
+    mask_BL = torch.tensor([[True] * 3 + [False] * 2, [True] * 4 + [False]])
+    out = tower(ids_BL, mask_BL)
+    assert torch.equal(out.summary_BD, out.frames_BTD[torch.arange(2), torch.tensor([2, 2])])
+    assert torch.equal(tower(ids_BL, torch.ones_like(mask_BL)).summary_BD, out.summary_BD)
+    with pytest.raises(TextTowerError, match="'last_id' counts the ids.*give pad_id"):
+        TransformersText(config, pooling="last_id", max_tokens=64)
+
+
+def test_younger_options_are_written_only_where_they_are_used():
+    plain = derive(tiny, max_tokens=64).build()
+    assert set(plain.spec().arguments) == {"config", "pooling", "max_tokens"}
+    quirk = derive(tiny, pooling="last_id", pad_id=0, suffix=" end").build()
+    again = from_json(json.loads(json.dumps(to_json(quirk.spec())))).build()
+    assert (again.pooling, again.pad_id, again.suffix) == ("last_id", 0, " end")
 
 
 def test_the_spec_written_as_json_rebuilds_the_tower_without_its_folder(tiny_folder):
