@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from clapkit.audio.mel_settings import MelSettings
+from clapkit.audio.mel_settings import GLAP, MelSettings
 from clapkit.checkpoints.base import Foreign, Importer, Plan, Shapes
 from clapkit.checkpoints.rules import Change, Computed, Drop, Merge, Rename, Rule
 from clapkit.errors import CheckpointError, SpecError
@@ -34,19 +34,6 @@ _ARGUMENTS = {
     "f_max": "high_hz",
     "center": "centred",
 }
-
-DASHENG = MelSettings(
-    rate_hz=16000,
-    n_fft=512,
-    window_samples=512,
-    hop_samples=160,
-    mel_bins=64,
-    low_hz=0.0,
-    high_hz=8000.0,
-    scale="htk",
-    norm=None,
-    top_db=120.0,
-)
 
 
 def _recognises(shapes: Shapes) -> bool:
@@ -113,7 +100,7 @@ def _frontend(shapes: Shapes, arguments: Mapping[str, Any]) -> MelSettings:
     if _FILTERS in shapes:
         changed["n_fft"] = 2 * (shapes[_FILTERS][0] - 1)
     try:
-        return replace(DASHENG, mel_bins=shapes[f"{_NORM}weight"][0], **changed)
+        return replace(GLAP, mel_bins=shapes[f"{_NORM}weight"][0], **changed)
     except (SpecError, TypeError) as error:
         raise CheckpointError(f"the config of the file asks for a front-end that cannot be: {error}") from error
 

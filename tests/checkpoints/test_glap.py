@@ -15,8 +15,9 @@ from oracle import Oracle, close_embeddings
 from clapkit import native
 from clapkit.audio.features import Features
 from clapkit.audio.frontends import build_frontend
+from clapkit.audio.mel_settings import GLAP
 from clapkit.checkpoints.base import Foreign, Plan
-from clapkit.checkpoints.glap import DASHENG, IMPORTERS
+from clapkit.checkpoints.glap import IMPORTERS
 from clapkit.checkpoints.load import read_model
 from clapkit.checkpoints.rules import to_ours, to_theirs
 from clapkit.errors import CheckpointError
@@ -82,7 +83,7 @@ def test_the_floor_over_a_whole_batch_is_a_quirk_that_is_off(reference):
     oracle, model = reference
     waves = [torch.from_numpy(samples) for samples, _ in oracle.waves()]
     batch = torch.stack([wave[: len(waves[0])] * (1e-3 if row % 2 else 1.0) for row, wave in enumerate(waves)])
-    unlimited = build_frontend(replace(DASHENG, top_db=None))(batch)
+    unlimited = build_frontend(replace(GLAP, top_db=None))(batch)
     floored = unlimited.values.clamp_min(unlimited.values.max() - 120.0)
     oracle.check(floored.transpose(1, 2), "batch_log_mel", atol=0.2)
     whole_batch = model.encode_features(Features(floored, unlimited.mask_BT))
@@ -153,7 +154,7 @@ def test_a_file_is_whole_and_goes_back(bands):
 def test_computed_tensors_may_be_there():
     file = foreign(sizes())
     prefix = "audio_encoder.model."
-    filters = build_frontend(DASHENG).filterbank
+    filters = build_frontend(GLAP).filterbank
     file.tensors[f"{prefix}front_end.0.mel_scale.fb"] = filters.float()
     file.tensors[f"{prefix}front_end.0.spectrogram.window"] = torch.hann_window(512)
     file.tensors[f"{prefix}init_bn.1.num_batches_tracked"] = torch.tensor(7)
@@ -171,7 +172,7 @@ def test_the_config_of_the_file_decides_the_front_end():
     assert (settings.hop_samples, settings.window_samples, settings.low_hz, settings.n_fft) == (320, 400, 20, 512)
     assert model.windowing.window_s == 12 * 100 * 320 / 16000
     for empty in ({}, {"model_args": None}, {"model_args": {"audio_encoder_args": None}}):
-        assert IMPORTER.plan(foreign(sizes(), empty)).model.arguments["frontend"] == DASHENG
+        assert IMPORTER.plan(foreign(sizes(), empty)).model.arguments["frontend"] == GLAP
 
 
 @pytest.mark.parametrize(
