@@ -59,7 +59,7 @@ class CNN14(nn.Module):
         self,
         *,
         bins: int = 64,
-        frame_rate_hz_in: float = 100.0,
+        frame_rate_hz_in: float = 64.0,
         channels: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048),
         layers: int = 2,
         kernel: int = 3,

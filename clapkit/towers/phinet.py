@@ -73,7 +73,7 @@ class PhiNet(nn.Module):
         self,
         *,
         bins: int = 64,
-        frame_rate_hz_in: float = 100.0,
+        frame_rate_hz_in: float = 64.0,
         stem: int,
         channels: tuple[int, ...],
         inner: tuple[int, ...],

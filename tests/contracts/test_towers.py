@@ -12,11 +12,13 @@ from clapkit.audio.features import Features
 from clapkit.errors import SpecError
 from clapkit.nets.output import TowerOutput
 from clapkit.spec import Spec, derive, from_json, to_json
-from clapkit.towers import dasheng, m2d, mobilenet, resnet, resnet18, vit
+from clapkit.towers import cnn14, dasheng, m2d, mobilenet, phinet, resnet, resnet18, vit
 
 TOWERS = {"resnet": resnet, "resnet18": resnet18, "mobilenet": mobilenet, "vit": vit, "m2d": m2d, "dasheng": dasheng}
+TOWERS |= {"cnn14": cnn14, "phinet": phinet}
 DROPS_TOKENS = {"vit"}
-WHOLE_STEPS_ONLY = {"dasheng"}  # as published, frames that do not fill a last patch are not heard
+WHOLE_STEPS_ONLY = {"dasheng", "cnn14"}  # as published, frames that do not fill a last patch or window are not heard
+WHOLE_PAIRS_ONLY = {"phinet"}  # as published, its first convolution has no place for a last frame without a second one
 BINS = 64
 FRAME_RATE_HZ = 64.0
 
@@ -47,6 +49,8 @@ def lively(part: Spec, seed: int = 1) -> torch.nn.Module:
 
 def steps_of(name: str, tower: torch.nn.Module, length: int) -> int:
     """How many frames the tower makes of `length` frames."""
+    if name in WHOLE_PAIRS_ONLY:
+        length = max(2, length - length % 2)
     steps = length / FRAME_RATE_HZ * tower.frame_rate_hz
     return max(1, math.floor(steps)) if name in WHOLE_STEPS_ONLY else math.ceil(steps)
 
