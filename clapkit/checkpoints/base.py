@@ -82,7 +82,9 @@ class Importer:
     about       one line: which published files it reads
     recognises  by names and shapes, never by the name of the file
     plan        what the file is; raises CheckpointError for sizes that cannot be
-    writes      our tensors and their model Spec -> whole file content, for families with a way back; None: read only
+    writes      (our tensors, their model Spec, what was kept aside when a file was read) -> whole content of a file or
+                folder, for families with a way back; CheckpointError for a model that has no place in that layout;
+                None: read only
     licence     of the published weights, where known
     """
 
@@ -90,5 +92,5 @@ class Importer:
     about: str
     recognises: Callable[[Shapes], bool]
     plan: Callable[[Foreign], Plan]
-    writes: Callable[[Mapping[str, Tensor], Spec], Any] | None = None
+    writes: Callable[[Mapping[str, Tensor], Spec, Mapping[str, Tensor]], Any] | None = None
     licence: str = "unknown"

@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clapkit.audio.filterbank import analysis_window, mel_filterbank
 from clapkit.audio.mel_settings import LAION, LAION_FUSED
 from clapkit.checkpoints.base import Foreign, Importer, Plan, Shapes
-from clapkit.checkpoints.laion_towers import absent_counters, htsat_rules, htsat_tower, roberta_rules, roberta_tower
+from clapkit.checkpoints.laion_towers import (
+    ClapParts,
+    absent_counters,
+    clap_parts,
+    htsat_rules,
+    htsat_tower,
+    roberta_rules,
+    roberta_tower,
+)
 from clapkit.checkpoints.panns import filterbank_name, mel_settings, shape_of
-from clapkit.checkpoints.rules import Drop, Rename, Rule
+from clapkit.checkpoints.rules import Drop, Rename, Rule, to_theirs
+from clapkit.errors import CheckpointError
 from clapkit.heads.projection import MLP
 from clapkit.model import DualEncoder, Windowing
-from clapkit.spec import spec
+from clapkit.nets.swin import apart_scores, distance_index
+from clapkit.spec import Spec, spec
 
 _AUDIO, _TEXT = "audio_branch.", "text_branch."
 _WINDOW_S = 10.0
 _MAX_TOKENS = 77
+_CLASSES = 527  # of AudioSet
+# What a file holds beside the model: kept aside when it is read.
+_LEFT_OUT = ("audio_branch.tscam_conv.", "audio_branch.head.", "audio_transform.", "text_transform.", "logit_scale_t")
 _TRANSFORM = "maps an embedding for a classifier on top of it; no part of retrieval"
 _RULES: tuple[Rule, ...] = (
     *htsat_rules(_AUDIO),
@@ -76,12 +98,79 @@ def _notes(fused: bool) -> tuple[str, ...]:
     )
 
 
+def _write(tensors: Mapping[str, Tensor], model: Spec, aside: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The content of a .pt file that the reference loads, strictly.
+
+    What it holds beside the model comes from `aside`, where a file had it; else the tagging layer and the two maps
+    behind the embeddings, which have no part in embeddings, are zero.
+    """
+    parts = clap_parts(model, layout="laion")
+    _check_frontend(parts)
+    ours = dict(tensors)
+    stored = ours.pop("frontend.stored_filterbank", None)
+    theirs = to_theirs(ours, _RULES)
+    theirs |= _kernels(stored) | _geometry(parts) | _silent(parts)
+    theirs["logit_scale_t"] = theirs["logit_scale_a"].clone()
+    theirs |= {name: tensor for name, tensor in aside.items() if name.startswith(_LEFT_OUT)}
+    return {"epoch": 0, "name": "clapkit", "state_dict": {f"module.{name}": theirs[name] for name in sorted(theirs)}}
+
+
+def _check_frontend(parts: ClapParts) -> None:
+    expected = LAION_FUSED if parts.audio["fusion"] else LAION
+    if replace(parts.frontend, quantise_int16=True) != expected or parts.activation != "relu":
+        raise CheckpointError(
+            f"the reference of laion computes {expected} and heads with ReLU, but this model has {parts.frontend} and "
+            f"heads with {parts.activation}: its embeddings would be others there"
+        )
+
+
+def _kernels(filterbank: Tensor | None) -> dict[str, Tensor]:
+    """The front-end of the reference, whose Fourier transform is two convolutions: [frequencies, 1, n_fft] each."""
+    frequency, sample = np.arange(LAION.spectrum_bins)[:, None], np.arange(LAION.n_fft)
+    turn = frequency * sample % LAION.n_fft * (2 * np.pi / LAION.n_fft)
+    window = analysis_window(LAION, dtype=np.float64)
+    stft = f"{_AUDIO}spectrogram_extractor.stft.conv_"
+    return {
+        f"{stft}real.weight": torch.from_numpy((np.cos(turn) * window).astype(np.float32)[:, None]),
+        f"{stft}imag.weight": torch.from_numpy((-np.sin(turn) * window).astype(np.float32)[:, None]),
+        f"{_AUDIO}logmel_extractor.melW": torch.from_numpy(mel_filterbank(LAION)) if filterbank is None else filterbank,
+    }
+
+
+def _geometry(parts: ClapParts) -> dict[str, Tensor]:
+    """Indices and masks of the windows, and the positions of the text."""
+    made = {f"{_TEXT}embeddings.position_ids": torch.arange(parts.text["max_position_embeddings"])[None]}
+    for stage, (side, depth) in enumerate(zip(parts.sides, parts.audio["depths"], strict=True)):
+        window = min(parts.audio["window"], side)
+        for number in range(depth):
+            block = f"{_AUDIO}layers.{stage}.blocks.{number}"
+            made[f"{block}.attn.relative_position_index"] = distance_index(window).view(window**2, window**2)
+            if side > window and number % 2 == 1:
+                made[f"{block}.attn_mask"] = apart_scores(side, window=window)
+    return made
+
+
+def _silent(parts: ClapParts) -> dict[str, Tensor]:
+    """The layers behind the embeddings that this model does not have, as zeros."""
+    width = parts.audio["width"] * 2 ** (len(parts.audio["depths"]) - 1)
+    rows = parts.sides[-1] * parts.frontend.mel_bins // parts.audio["image"]
+    square = (parts.dimension, parts.dimension)
+    shapes: dict[str, tuple[int, ...]] = {
+        f"{_AUDIO}tscam_conv": (_CLASSES, width, rows, 3),
+        f"{_AUDIO}head": (_CLASSES, _CLASSES),
+        **{f"{side}_transform.sequential.{number}": square for side in ("audio", "text") for number in (0, 3)},
+    }
+    weights = {f"{name}.weight": torch.zeros(shape) for name, shape in shapes.items()}
+    return weights | {f"{name}.bias": torch.zeros(shape[0]) for name, shape in shapes.items()}
+
+
 IMPORTERS: tuple[Importer, ...] = (
     Importer(
         family="laion",
         about="LAION-CLAP: 630k-*.pt, 630k-*-fusion-best.pt, music_*.pt, music_speech_*.pt",
         recognises=_recognises,
         plan=_plan,
+        writes=_write,
         licence="CC0 1.0",
     ),
 )

@@ -6,15 +6,20 @@ Sizes are read from shapes: `htsat_tower`, `roberta_tower`; what becomes of each
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
+from clapkit.audio.mel_settings import MelSettings
 from clapkit.checkpoints.base import Foreign, Shapes
 from clapkit.checkpoints.panns import mel_rules, shape_of
 from clapkit.checkpoints.rules import Change, Computed, Drop, Rename, Rule
 from clapkit.errors import CheckpointError
-from clapkit.spec import Spec, spec
+from clapkit.heads.projection import MLP
+from clapkit.model import Windowing
+from clapkit.spec import Spec, part_name, spec, with_defaults
 from clapkit.towers.fusion import CHUNKS
 from clapkit.towers.hf import TransformersText
 from clapkit.towers.htsat import HTSAT
@@ -30,35 +35,44 @@ _GATE_LAYERS = {
 _TAGGING = "the tagging layer over the classes of AudioSet, behind the embedding"
 
 
-def htsat_tower(foreign: Foreign, prefix: str, *, frames_in: int) -> Spec:
+@dataclass(frozen=True)
+class SizeNames:
+    """Names inside a block of the tensors from which the sizes of an HTS-AT are read."""
+
+    block_norm: str = "norm1.weight"
+    bias_table: str = "attn.relative_position_bias_table"
+    rise: str = "mlp.fc1.weight"
+
+
+def htsat_tower(
+    foreign: Foreign, prefix: str, *, frames_in: int, image: int = 256, names: SizeNames | None = None
+) -> Spec:
     """The Spec of the HTS-AT whose tensors begin with `prefix`, e.g. "audio_branch."; fused if it has a fusion."""
-    shapes = foreign.shapes
-    (bins,) = shape_of(shapes, f"{prefix}bn0.weight", axes=1)
+    shapes, names = foreign.shapes, names or SizeNames()
     width, channels, patch, other = shape_of(shapes, f"{prefix}patch_embed.proj.weight", axes=4)
     if channels != 1 or patch != other:
         raise CheckpointError(
             f"{prefix}patch_embed.proj.weight is {[width, channels, patch, other]}, expected one channel and square "
             "patches: fusion by channels ('channel_map') was never published"
         )
-    stages = foreign.count(f"{prefix}layers.{{i}}.blocks.0.norm1.weight")
-    tables = [
-        shape_of(shapes, f"{prefix}layers.{i}.blocks.0.attn.relative_position_bias_table", axes=2)
-        for i in range(stages)
-    ]
-    hidden, _ = shape_of(shapes, f"{prefix}layers.0.blocks.0.mlp.fc1.weight", axes=2)
-    inner = shapes.get(f"{prefix}patch_embed.fusion_model.local_att.0.weight")
+    stages = foreign.count(f"{prefix}layers.{{i}}.blocks.0.{names.block_norm}")
+    blocks = [f"{prefix}layers.{i}.blocks" for i in range(stages)]
+    tables = [shape_of(shapes, f"{block}.0.{names.bias_table}", axes=2) for block in blocks]
+    hidden, _ = shape_of(shapes, f"{prefix}layers.0.blocks.0.{names.rise}", axes=2)
+    gate = f"{prefix}patch_embed.fusion_model.local_att.0.weight"
+    fused = gate in shapes
     return spec(
         HTSAT,
         frames_in=frames_in,
         width=width,
-        depths=tuple(foreign.count(f"{prefix}layers.{i}.blocks.{{i}}.norm1.weight") for i in range(stages)),
-        heads=tuple(table[1] for table in tables),
+        depths=tuple(foreign.count(f"{block}.{{i}}.{names.block_norm}") for block in blocks),
+        heads=tuple(heads for _, heads in tables),
         window=window_of(tables[0][0]),
-        image=bins * image_pieces(bins),
+        image=image,
         patch=patch,
         expansion=hidden / width,
-        fusion=inner is not None,
-        fusion_width=inner[0] if inner else None,
+        fusion=fused,
+        fusion_width=shape_of(shapes, gate, axes=4)[0] if fused else None,
     )
 
 
@@ -68,13 +82,6 @@ def window_of(rows: int) -> int:
     if side * side != rows or side % 2 == 0:
         raise CheckpointError(f"a table of relative positions has {rows} rows, expected the square of an odd number")
     return (side + 1) // 2
-
-
-def image_pieces(bins: int, image: int = 256) -> int:
-    """How many pieces of time lie one below the other: all published sizes fold into 256 x 256."""
-    if bins < 1 or image % bins:
-        raise CheckpointError(f"{bins} mel bins cannot be folded into an image of {image}")
-    return image // bins
 
 
 def htsat_rules(prefix: str) -> tuple[Rule, ...]:
@@ -148,7 +155,7 @@ def _as_convolution(weight: Tensor) -> Tensor:
     return weight[:, :, None, None]
 
 
-def roberta_tower(foreign: Foreign, prefix: str, *, max_tokens: int, told: dict[str, Any] | None = None) -> Spec:
+def roberta_tower(foreign: Foreign, prefix: str, *, max_tokens: int, told: Mapping[str, Any] | None = None) -> Spec:
     """The Spec of the RoBERTa, read by its pooler, whose tensors begin with `prefix`, e.g. "text_branch.".
 
     `told` is what a configuration beside the file says where shapes are silent: number of heads, epsilon...
@@ -191,4 +198,57 @@ def roberta_rules(prefix: str) -> tuple[Rule, ...]:
         Computed(f"{prefix}embeddings.position_ids", "a row of counting numbers"),
         Computed(f"{prefix}embeddings.token_type_ids", "a row of zeros"),
         Rename(f"{prefix}{{rest*}}", "text.encoder.{rest*}"),
+    )
+
+
+@dataclass(frozen=True)
+class ClapParts:
+    """What the layouts of LAION-CLAP and transformers can hold, taken from the Spec of a DualEncoder.
+
+    audio       arguments of the HTS-AT, all of them
+    text        configuration of the RoBERTa
+    activation  of both heads, MLPs whose hidden width is `dimension`
+    """
+
+    frontend: MelSettings
+    audio: Mapping[str, Any]
+    text: Mapping[str, Any]
+    activation: str
+    dimension: int
+    window_s: float
+
+    @property
+    def sides(self) -> list[int]:
+        """Tokens along a side of the grid of each stage."""
+        return [self.audio["image"] // self.audio["patch"] // 2**i for i in range(len(self.audio["depths"]))]
+
+
+def clap_parts(model: Spec, *, layout: str) -> ClapParts:
+    """The parts of a model that is to be written as `layout`. CheckpointError names the one that has no place there."""
+    found = with_defaults(model).arguments
+    audio, text = found["audio"], found["text"]
+    heads = [found["audio_head"], found["text_head"]]
+    if audio.target != part_name(HTSAT):
+        raise CheckpointError(f"files of {layout} hold an HTSAT as audio tower, not {audio}")
+    if text is None or text.target != part_name(TransformersText) or text.arguments["pooling"] != "pooler":
+        raise CheckpointError(f"files of {layout} hold a RoBERTa read by its pooler as text tower, not {text}")
+    if text.arguments["config"].get("model_type") != "roberta":
+        raise CheckpointError(
+            f"files of {layout} hold a RoBERTa as text tower, not '{text.arguments['config'].get('model_type')}'"
+        )
+    for head in heads:
+        fits = head.target == part_name(MLP) and head.arguments["hidden_width"] in (None, found["dimension"])
+        if not fits or head.arguments["activation"] != heads[0].arguments["activation"]:
+            raise CheckpointError(
+                f"files of {layout} hold two MLP heads alike, {found['dimension']} wide inside, not {head}"
+            )
+    if not isinstance(found["frontend"], MelSettings):
+        raise CheckpointError(f"{layout} computes a log-mel as front-end, not {found['frontend']}")
+    return ClapParts(
+        frontend=found["frontend"],
+        audio=audio.arguments,
+        text=text.arguments["config"],
+        activation=heads[0].arguments["activation"],
+        dimension=found["dimension"],
+        window_s=(found["windowing"] or Windowing()).window_s,
     )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from clapkit.checkpoints import glap, laion, m2d, microsoft, panns, tinyclap, wav2clip
+from clapkit.checkpoints import glap, hf, laion, m2d, microsoft, panns, tinyclap, wav2clip
 from clapkit.checkpoints.base import Importer
 
 IMPORTERS: tuple[Importer, ...] = (
     *laion.IMPORTERS,
+    *hf.IMPORTERS,
     *microsoft.IMPORTERS,
     *m2d.IMPORTERS,
     *glap.IMPORTERS,

@@ -46,7 +46,7 @@ class WindowAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
         self.bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
-        self.register_buffer("bias_index", _distance_index(window), persistent=False)
+        self.register_buffer("bias_index", distance_index(window), persistent=False)
 
     def forward(self, tokens_BLD: Tensor, apart_WNN: Tensor | None) -> Tensor:
         """`apart_WNN` is added to the scores: far below zero for two tokens that are no neighbours; None: all are."""
@@ -131,7 +131,7 @@ class SwinStage(nn.Module):
             there_L = _shifted(side, window=window)
             self.register_buffer("there_L", there_L, persistent=False)
             self.register_buffer("back_L", there_L.argsort(), persistent=False)
-            self.register_buffer("apart_WNN", _apart(side, window=window), persistent=False)
+            self.register_buffer("apart_WNN", apart_scores(side, window=window), persistent=False)
         self.merge = None
         if next_window is not None:
             self.merge = PatchMerging(width, side=side, window=window, next_window=next_window)
@@ -153,7 +153,7 @@ def initialise(module: nn.Module) -> None:
         nn.init.trunc_normal_(module.bias_table, std=0.02)
 
 
-def _distance_index(window: int) -> Tensor:
+def distance_index(window: int) -> Tensor:
     """[tokens * tokens] row of the bias table for each pair of tokens of a window: (rows apart, columns apart)."""
     row_N, column_N = torch.arange(window).repeat_interleave(window), torch.arange(window).repeat(window)
     rows_NN = row_N[:, None] - row_N + window - 1
@@ -168,7 +168,7 @@ def _shifted(side: int, *, window: int) -> Tensor:
     return order_L.argsort()[row_L % side * side + column_L % side]
 
 
-def _apart(side: int, *, window: int) -> Tensor:
+def apart_scores(side: int, *, window: int) -> Tensor:
     """[windows, tokens, tokens]: 0 for tokens that are neighbours in the unrolled grid too, else far below zero."""
     place = torch.arange(side)
     region = (place >= side - window).long() + (place >= side - window // 2).long()
