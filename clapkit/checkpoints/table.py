@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from clapkit.checkpoints import glap, hf, laion, m2d, microsoft, panns, tinyclap, wav2clip
+from clapkit.checkpoints import (
+    audio_towers,
+    glap,
+    hf,
+    laion,
+    m2d,
+    microsoft,
+    open_clip,
+    panns,
+    tinyclap,
+    wav2clip,
+)
 from clapkit.checkpoints.base import Importer
 
 IMPORTERS: tuple[Importer, ...] = (
     *laion.IMPORTERS,
     *hf.IMPORTERS,
+    *open_clip.IMPORTERS,
     *microsoft.IMPORTERS,
     *m2d.IMPORTERS,
     *glap.IMPORTERS,
     *tinyclap.IMPORTERS,
     *wav2clip.IMPORTERS,
     *panns.IMPORTERS,
+    *audio_towers.IMPORTERS,
 )

@@ -31,6 +31,13 @@ LAYOUTS = {
     "tinyclap_phinet_a0.75_b0.75_t4_n6": "tinyclap",
     "tinyclap_phinet_a1.5_b0.75_t6_n7": "tinyclap",
     "wav2clip": "wav2clip",
+    "open_clip_clap_htsat_tiny": "open_clip",
+    "open_clip_clap_htsat_tiny_roberta_base": "open_clip",
+    "open_clip_clap_htsat_tiny_roberta_base_fused": "open_clip",
+    "beats_iter3": "beats",
+    "beats_iter3_finetuned_as2m": "beats",
+    "efficientat_mn10": "efficientat",
+    "efficientat_mn04": "efficientat",
 }
 # Families whose layout no oracle has; their own tests build files of them.
 WITHOUT_LAYOUT = {"panns", "transformers"}
