@@ -34,7 +34,7 @@ from clapkit.checkpoints.formats.stand_ins import (
 from clapkit.errors import CheckpointError
 
 MOST_BYTES = 16 * 2**20
-MOST_STEPS = 5_000_000
+MOST_STEPS = 1_000_000
 """A LAION file with its optimizer takes 7e4 steps and 5e5 bytes."""
 
 
@@ -119,6 +119,7 @@ class _Machine:
         self.set_items(items)
 
     def push_name(self, full: str) -> None:
+        full = full.replace("__builtin__.", "builtins.", 1)  # as pickles for Python 2 call it
         if full.startswith("torch.") and full.removeprefix("torch.") in TORCH_DTYPES:
             self.stack.append(TORCH_DTYPES[full.removeprefix("torch.")])
         elif full in CALLS or full in ONLY_NAMED or storage_dtype(full) is not None:

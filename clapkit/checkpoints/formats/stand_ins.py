@@ -155,12 +155,12 @@ CALLS: Mapping[str, Callable[..., Any]] = {
         for module in ("numpy.core.multiarray", "numpy._core.multiarray")
         for name, stand_in in (("scalar", _number), ("_reconstruct", lambda *_: StoredArray()))
     },
-    **{f"{module}.{name}": _mapping for module in ("builtins", "__builtin__") for name in ("dict",)},
-    **{f"{module}.{name}": lambda items=(): list(items) for module in ("builtins", "__builtin__") for name in ("set",)},
+    "builtins.dict": _mapping,
+    "builtins.set": lambda items=(): list(items),
     **{
         f"{module}.{name}": lambda *parts: "/".join(map(str, parts))
         for module in ("pathlib", "pathlib._local")
         for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
     },
 }
-ONLY_NAMED = {"numpy.ndarray", "builtins.int", "builtins.float", "builtins.list", "__builtin__.list"}
+ONLY_NAMED = {"numpy.ndarray", "builtins.int", "builtins.float", "builtins.list"}

@@ -24,6 +24,7 @@ from clapkit.errors import CheckpointError
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
+_MOST_AXES = 16
 _MOST_DIRECTORY_BYTES = 32 * 2**20
 _END_OF_DIRECTORY = struct.Struct("<4s4H2LH")
 
@@ -128,7 +129,8 @@ def fetch(file: TorchFile, wanted: Mapping[str, StoredTensor]) -> dict[str, Tens
 def _reason_against(tensor: StoredTensor, blocks: Mapping[str, tuple[int, int]]) -> str | None:
     if tensor.storage.key not in blocks:
         return "its storage is missing"
-    if len(tensor.shape) != len(tensor.strides) or min((tensor.offset, *tensor.shape, *tensor.strides)) < 0:
+    axes = len(tensor.shape)
+    if axes > _MOST_AXES or axes != len(tensor.strides) or min(tensor.offset, *tensor.shape, *tensor.strides, 0) < 0:
         return "its shape, strides or offset cannot be"
     held = blocks[tensor.storage.key][1] // tensor.dtype.itemsize
     last = tensor.offset + sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.strides, strict=True))
@@ -193,9 +195,10 @@ def _check_members(path: Path, members: list[zipfile.ZipInfo], size: int) -> Non
 
 def _first_byte(file: BinaryIO, member: zipfile.ZipInfo, path: Path, size: int) -> int:
     """Where a member's data begins: behind its own header, whose length the directory does not tell."""
-    file.seek(member.header_offset)
+    begins = 0 <= member.header_offset <= size - 30
+    file.seek(member.header_offset if begins else 0)
     header = file.read(30)
-    if len(header) < 30 or header[:4] != b"PK\3\4":
+    if not begins or len(header) < 30 or header[:4] != b"PK\3\4":
         raise CheckpointError(f"'{path}' is a damaged zip archive: no member at byte {member.header_offset}")
     first = member.header_offset + 30 + sum(struct.unpack_from("<2H", header, 26))
     if first + member.file_size > size:
