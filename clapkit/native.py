@@ -114,9 +114,9 @@ def save(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     whole = whole_spec(model, model_spec)
-    _save_tensors(model.state_dict(), folder / "model.safetensors")
+    save_tensors(model.state_dict(), folder / "model.safetensors")
     if aside:
-        _save_tensors(aside, folder / "aside.safetensors")
+        save_tensors(aside, folder / "aside.safetensors")
     if tokenizer is not None:
         tokenizer.save(folder / "text")
     space = space_id(model, whole)
@@ -135,7 +135,8 @@ def save(
     return space
 
 
-def _save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Write a safetensors file, atomically."""
     # Cloned where two share their memory (views of one tensor, tied weights): the format refuses those.
     seen: set[int] = set()
     whole: dict[str, torch.Tensor] = {}

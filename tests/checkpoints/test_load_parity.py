@@ -24,12 +24,18 @@ DUAL = {
     "m2d_clap_2024_gte": "m2d",
     "m2d_clap_2025_bert": "m2d",
     "glap_dasheng_sonar": "glap",
+    "open_clip_clap_htsat_tiny": "open_clip",
+    "open_clip_clap_htsat_tiny_roberta_base": "open_clip",
+    "open_clip_clap_htsat_tiny_roberta_base_fused": "open_clip",
 }
 SOUND_ALONE = {
     "msclap_clapcap_2023": ("clapcap", "audio_embedding"),
     "tinyclap_phinet_a0.75_b0.75_t4_n6": ("tinyclap", "audio_embedding_{i}"),
     "tinyclap_phinet_a1.5_b0.75_t6_n7": ("tinyclap", "audio_embedding_{i}"),
     "wav2clip": ("wav2clip", "audio_embedding_{i}"),
+    "beats_iter3": ("beats", "features_mean_{i}"),
+    "efficientat_mn10": ("efficientat", "audio_embedding_{i}"),
+    "efficientat_mn04": ("efficientat", "audio_embedding_{i}"),
 }
 
 
@@ -69,7 +75,7 @@ def test_dual_encoders(request, loaded):
     close_embeddings(clap.embed_audio(oracle.waves()), oracle.expected("audio_embedding"))
     ids = np.array(oracle.inputs["token_ids"])
     close_embeddings(clap.embed_tokens(ids), oracle.expected("text_embedding"))
-    if "attention_mask" in oracle.inputs:
+    if oracle.inputs.get("attention_mask"):
         masked = clap.embed_tokens(ids, np.array(oracle.inputs["attention_mask"]))
         close_embeddings(masked, oracle.expected("text_embedding"))
     if "mixed_audio_embedding" in oracle.layout["expected"]:
