@@ -14,7 +14,7 @@ from clapkit.data.sampling import Shuffled
 from clapkit.data.texts import TextChoice
 from clapkit.errors import RecipeError, SpecError, nearest_name
 from clapkit.spec import Spec, derive, from_json, to_json
-from clapkit.train_settings import TrainSettings
+from clapkit.train_settings import TrainSettings, TuneSettings
 
 # What a batch holds without any view: sound always, text because a clip without any is refused before training.
 _GIVEN = ("audio", "text")
@@ -24,17 +24,18 @@ _GIVEN = ("audio", "text")
 class Recipe:
     """A frozen value; `but` derives another, `at` changes the scale, `with_set` changes one number.
 
-    model       Spec of the dual encoder
+    model       Spec of the dual encoder; None in a recipe that trains a given model further (`tune`)
     objective   what is minimised
     views       how clips are altered, in order
     batch       clips in a batch and seconds of each
     texts       how the texts of a batch are drawn
     sampler     the order of the clips
     train       length, learning rate, precision, seed
+    tune        how a given model is changed; None: the run builds its own
     scales      name -> {dotted path: value}; what `at(name)` changes
     """
 
-    model: Spec
+    model: Spec | None
     objective: Any
     views: tuple[Any, ...] = ()
     batch: BatchSize = field(default_factory=BatchSize)
@@ -42,9 +43,15 @@ class Recipe:
     sampler: Shuffled = field(default_factory=Shuffled)
     train: TrainSettings = field(default_factory=TrainSettings)
     scales: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    tune: TuneSettings | None = field(default=None, metadata={"omit_default": True})
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "views", tuple(self.views))
+        if (self.model is None) == (self.tune is None):
+            raise RecipeError(
+                "a recipe has either a model to build or tune settings for the model that a run is given (--from), "
+                f"and this one has {'neither' if self.model is None else 'both'}"
+            )
         made = {*_GIVEN, *(name for view in self.views for name in view.adds)}
         missing = [need for need in self.objective.needs if need not in made]
         if missing:

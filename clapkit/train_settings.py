@@ -1,12 +1,15 @@
-"""The numbers of a training run."""
+"""The numbers of a training run, and how much of a given model it may change."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-from clapkit.errors import SpecError
+from clapkit.errors import SpecError, nearest_name
+
+Learns = Literal["full", "audio", "heads"]
+BatchNorm = Literal["frozen", "live"]
 
 
 @dataclass(frozen=True)
@@ -68,3 +71,35 @@ class TrainSettings:
             return self.lr * (step + 1) / warmup
         done = (step - warmup) / max(1, total - warmup)
         return self.lr * (self.final_lr_share + (1 - self.final_lr_share) * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+@dataclass(frozen=True)
+class TuneSettings:
+    """How a given model is changed by training it further.
+
+    learns        "full": both towers and heads. "audio": the sound side, tower and head; every text keeps its vector
+                  (locked text, LiT, Zhai et al. 2022), and texts cost nothing because their vectors are cached.
+                  "heads": both heads, over towers that stay as they are. The temperature learns with each of them
+    layer_decay   the learning rate of a block is that of the heads times `layer_decay` to the power of its depth,
+                  counted from the top block down (`training.tuning.rate_shares`); 1 treats all blocks alike
+    batch_norm    "frozen": the running statistics of the given model are used and kept, because those of a small batch
+                  of new sound would replace them; "live": as in training from nothing
+    blend         the result is (1 - blend) x given weights + blend x trained ones (WiSE-FT, Wortsman et al. 2022):
+                  0 gives the given model back, 1 what training ended with
+    """
+
+    learns: Learns = "audio"
+    layer_decay: float = 0.75
+    batch_norm: BatchNorm = "frozen"
+    blend: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name, known in (("learns", get_args(Learns)), ("batch_norm", get_args(BatchNorm))):
+            if getattr(self, name) not in known:
+                raise SpecError(
+                    f"{name} cannot be {getattr(self, name)!r}; {nearest_name(str(getattr(self, name)), known)}"
+                )
+        if not 0 < self.layer_decay <= 1:
+            raise SpecError(f"layer_decay is a factor above 0 and at most 1, not {self.layer_decay}")
+        if not 0 <= self.blend <= 1:
+            raise SpecError(f"blend is a share between 0 and 1, not {self.blend}")

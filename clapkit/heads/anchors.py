@@ -62,6 +62,13 @@ class AnchoredLinear(nn.Module):
             texts_KD = texts_KD[torch.linspace(0, len(texts_KD) - 1, most).round().long()]
         self.anchors_KD = texts_KD.detach().clone().to(self.anchors_KD)
 
+    def add(self, texts_KD: Tensor) -> None:
+        """Place these beside the anchors that stand already, those that stand there in all but rounding left out."""
+        if len(self.anchors_KD):
+            texts_KD = texts_KD.to(self.anchors_KD)
+            texts_KD = texts_KD[(texts_KD @ self.anchors_KD.T).amax(dim=1) < 1 - 1e-5]
+        self.place(torch.cat([self.anchors_KD, texts_KD.to(self.anchors_KD)]))
+
     def spec(self) -> Spec:
         """What builds a head that the weights of this one fit, given the widths."""
         return spec(type(self), anchors=len(self.anchors_KD), sharpness=self.sharpness, blend=self.blend)

@@ -20,20 +20,26 @@ from safetensors.torch import load_file, save_file
 
 from clapkit.errors import DataError, ModelError
 from clapkit.model import DualEncoder
+from clapkit.native import tensors_digest
 
 FORMAT_VERSION = 1
 # Settings that change what is written down, and no weight: a run may go on with others.
-_WITHOUT_EFFECT = ("train.checkpoint_s ", "train.keep ", "train.log_every ", "scales")
+# With another blend, the end of the run is made anew from the same trained weights.
+_WITHOUT_EFFECT = ("train.checkpoint_s ", "train.keep ", "train.log_every ", "scales", "tune.blend ")
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands: steps done, the recipe and the data it belongs to, and the frozen weights under it."""
+    """Where a run stands: steps done, the recipe and the data it belongs to, and the frozen weights under it.
+
+    `start` is the identity of the model that the run was given (`training.beginning`), None if it built its own.
+    """
 
     step: int
     recipe: Mapping[str, Any]
     data_digest: str
     frozen_digest: str
+    start: str | None = None
 
 
 def learnt_state(model: DualEncoder) -> dict[str, torch.Tensor]:
@@ -41,6 +47,12 @@ def learnt_state(model: DualEncoder) -> dict[str, torch.Tensor]:
     names = {name for name, _ in model.learnt()}
     names |= {n for n, _ in model.named_buffers() if not (model.frozen_text and n.startswith("text."))}
     return {name: tensor for name, tensor in model.state_dict().items() if name in names}
+
+
+def frozen_digest(model: DualEncoder) -> str:
+    """Digest of what training does not change."""
+    learnt = learnt_state(model)
+    return tensors_digest({name: tensor for name, tensor in model.state_dict().items() if name not in learnt})
 
 
 def is_finite(model: DualEncoder) -> bool:
@@ -106,6 +118,8 @@ def check_fits(found: Progress, wanted: Progress, checkpoint: Path) -> None:
         raise DataError(
             f"{checkpoint} was trained on other data: the manifest, a split or the length of a sound has changed since"
         )
+    if found.start != wanted.start:
+        raise ModelError(f"{checkpoint} began with the model {found.start}, and this run with {wanted.start}")
     if found.frozen_digest != wanted.frozen_digest:
         raise ModelError(f"{checkpoint} was trained over another text tower")
 

@@ -8,18 +8,22 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from clapkit.audio.windows import fit
 from clapkit.data.batches import Batch, BatchSize
 from clapkit.data.cache import CachedAudio
 from clapkit.data.clip import Clip
 from clapkit.data.sampling import TEXTS, VIEWS, Shuffled, stream
 from clapkit.data.texts import TextBank, TextChoice, draw_text, soft_target
+from clapkit.model import Fill
 from clapkit.units import seconds_to_samples
+from clapkit.views.audio import samples_of
 from clapkit.views.base import View
 
 
 class Loader:
     """Makes batch number `step` from cached audio.
 
+    `fill` is what becomes of a sound that is shorter than the batch, as in `model.Windowing`; the views come before.
     Views are applied one after the other over the whole batch: a view that needs a partner takes it from the batch as
     the view before it left it. Every row of every view has a random stream of its own.
     """
@@ -33,12 +37,14 @@ class Loader:
         texts: TextChoice,
         sampler: Shuffled,
         seed: int,
+        fill: Fill = "mask",
     ) -> None:
         self._audio = audio
         self._size = size
         self._texts = texts
         self._sampler = sampler
         self._seed = seed
+        self._fill = fill
         self._views = [v for v in views if v.domain == "audio"]
         self._mel_views = [v for v in views if v.domain == "mel"]
         self.clips = described(audio.clips, views, seed)
@@ -63,7 +69,7 @@ class Loader:
             clips = [view.apply(clip, p, by_id) for clip, p in zip(clips, params, strict=True)]
             drawn[f"{number}:{type(view).__name__}"] = params
         texts, target = self._describe(clips, rows, step)
-        samples, lengths = _pad(clips, self._samples)
+        samples, lengths = _laid_out([samples_of(clip) for clip in clips], self._samples, self._fill)
         mel_params = tuple(
             tuple(v.draw(stream(self._seed, VIEWS, step, b, 1000 + m), c, clips) for b, c in enumerate(clips))
             for m, v in enumerate(self._mel_views)
@@ -103,12 +109,16 @@ def _with_texts(clip: Clip, views: Sequence[View], seed: int, row: int) -> Clip:
     return clip
 
 
-def _pad(clips: Sequence[Clip], samples: int) -> tuple[np.ndarray, np.ndarray]:
-    padded = np.zeros((len(clips), samples), np.float32)
-    lengths = np.empty(len(clips), np.int64)
-    for b, clip in enumerate(clips):
-        lengths[b] = len(clip.audio)
-        padded[b, : lengths[b]] = clip.audio
+def _laid_out(sounds: Sequence[np.ndarray], samples: int, fill: Fill) -> tuple[np.ndarray, np.ndarray]:
+    """(samples_BN, lengths_B): short sounds filled up as the model's windows are; what fills them counts as sound,
+    except under "mask"."""
+    padded = np.zeros((len(sounds), samples), np.float32)
+    lengths = np.full(len(sounds), samples, np.int64)
+    for b, sound in enumerate(sounds):
+        if fill == "mask":
+            padded[b, : len(sound)], lengths[b] = sound, len(sound)
+        else:
+            padded[b] = fit(sound, samples, "pad" if fill == "zeros" else fill)
     return padded, lengths
 
 

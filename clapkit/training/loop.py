@@ -1,7 +1,7 @@
 """The training road, from a recipe and clips to a run folder. Read it from top to bottom.
 
 RUN/
-    recipe.json    the resolved recipe and versions       log.jsonl     one line every `log_every` steps
+    recipe.json    the recipe, versions, any start        log.jsonl     one line every `log_every` steps
     data.json      what was trained on, what was not      checkpoints/  the newest ones
     model/         the result, written at the end
 """
@@ -14,30 +14,32 @@ import math
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from clapkit import __version__
+from clapkit.data.batches import BatchSize
 from clapkit.data.cache import CachedAudio, cache_audio
 from clapkit.data.clip import Clip
-from clapkit.errors import DataError, ModelError, RecipeError
+from clapkit.errors import DataError, ModelError
 from clapkit.files import atomic_file
 from clapkit.heads.anchors import AnchoredLinear
 from clapkit.heads.emphasis import TextEmphasis
 from clapkit.model import DualEncoder
-from clapkit.native import save, tensors_digest
+from clapkit.native import Loaded, save
 from clapkit.progress import ProgressBar
 from clapkit.recipe import Recipe
-from clapkit.text.tokenizers import TextTokenizer
 from clapkit.training import checkpoint
+from clapkit.training.beginning import Beginning, begin
 from clapkit.training.loader import Loader, described, prefetched
 from clapkit.training.log import JsonLines
 from clapkit.training.optim import build_optimizer, resolve_precision
 from clapkit.training.step import EncodeTexts, plain_step
 from clapkit.training.text_features import TextFeatures
+from clapkit.training.tuning import blend, rate_shares, to_training_mode
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ def train(
     clips: Sequence[Clip],
     *,
     out: str | Path,
+    start: Loaded | None = None,
     resume: bool = False,
     device: str = "auto",
     progress: bool = False,
@@ -71,6 +74,7 @@ def train(
 ) -> Run | None:
     """Train `recipe` on `clips` and leave everything in the folder `out`.
 
+    start          the model that a recipe with `tune` settings trains further; it is changed, load it for this alone
     resume         go on from the newest checkpoint in `out` (start, if there is none)
     stop_at_step   write a checkpoint at that step and return None: for tests and for jobs with a time limit
     Raises DataError, RecipeError or ModelError before the first step for whatever can be known then, and ModelError
@@ -87,45 +91,38 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     # ---- Model -------------------------------------------------------------------------------------------------------
     where = _device(device)
-    torch.manual_seed(recipe.train.seed)
-    model: DualEncoder = recipe.model.build()
-    # The layout that the convolutions of every processor prefer; other towers do not notice.
-    model = model.to(where).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    begun = begin(recipe, start, where)
+    model, tokenizer = begun.model, begun.tokenizer
     precision = resolve_precision(recipe.train.precision, where)
     # ---- Data --------------------------------------------------------------------------------------------------------
     audio = _decode(clips, model.frontend.rate_hz, progress)
-    loader = Loader(audio, **_loader_settings(recipe))
+    loader = Loader(audio, fill=model.windowing.fill, **_loader_settings(recipe, begun.batch))
     _check_clips(loader.clips)  # again: those that could not be decoded are gone
     total = recipe.train.total_steps(len(audio), recipe.batch.clips)
     # ---- Text --------------------------------------------------------------------------------------------------------
-    if model.text.folder is None:
-        raise RecipeError("the text tower was built without a folder, so it has no tokenizer: use pretrained_text")
-    tokenizer = TextTokenizer(model.text.folder, max_tokens=model.text.max_tokens)
-    encode_texts = _text_encoder(model, tokenizer, loader, progress)
+    encode_texts = _text_encoder(begun, loader, progress)
     # ---- Optimizer and state -----------------------------------------------------------------------------------------
-    optimizer = build_optimizer(model, recipe.train)
-    frozen = tensors_digest({k: v for k, v in model.state_dict().items() if k not in checkpoint.learnt_state(model)})
-    here = checkpoint.Progress(0, json.loads(json.dumps(recipe.to_json())), _data_digest(loader.clips, audio), frozen)
+    optimizer = build_optimizer(model, recipe.train, shares=_rate_shares(recipe, model))
+    told = json.loads(json.dumps(recipe.to_json()))
+    data = _data_digest(loader.clips, audio)
+    here = checkpoint.Progress(0, told, data, checkpoint.frozen_digest(model), begun.start_id)
     first = 0
     if done:
         found = checkpoint.read_progress(done[-1])
         checkpoint.check_fits(found, here, done[-1])
         checkpoint.restore(done[-1], model, optimizer)
         first = found.step
-    _write_json(out / "recipe.json", {"clapkit": __version__, "torch": torch.__version__, "recipe": recipe.to_json()})
+    _write_json(out / "recipe.json", _recipe_report(recipe, begun))
     _write_json(out / "data.json", _data_report(clips, audio, total, precision))
 
     # ---- Steps -------------------------------------------------------------------------------------------------------
-    def state(step: int) -> checkpoint.Progress:
-        return checkpoint.Progress(step, here.recipe, here.data_digest, here.frozen_digest)
-
     end = total if stop_at_step is None else min(total, stop_at_step)
     saved_at = time.monotonic()
     waited = busy = 0.0
     counted = first
     how = {"encode_texts": encode_texts, "mel_views": loader.mel_views, "precision": precision}
     how |= {"drop_tokens": recipe.train.drop_tokens, "seed": recipe.train.seed}
-    model.train()
+    to_training_mode(model, recipe.tune)
     shown = ProgressBar("training", total, first=first, shown=progress)
     with JsonLines(out / "log.jsonl", first_step=first) as log, shown as bar:
         mark = time.monotonic()
@@ -135,7 +132,7 @@ def train(
             torch.manual_seed((recipe.train.seed << 32) + step)  # dropout of a step is a function of the step
             rate = recipe.train.lr_at(step, total)
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["share"]
             losses = plain_step(model, recipe.objective, batch, **how)
             loss: Any = sum(losses.values())
             value = float(loss.detach())
@@ -144,7 +141,7 @@ def train(
             norm = float(torch.nn.utils.clip_grad_norm_([p for _, p in model.learnt()], recipe.train.clip_norm))
             if not (math.isfinite(value) and math.isfinite(norm)):
                 if checkpoint.is_finite(model):
-                    checkpoint.write(checkpoints, model, optimizer, state(step), keep=recipe.train.keep)
+                    checkpoint.write(checkpoints, model, optimizer, replace(here, step=step), keep=recipe.train.keep)
                 raise ModelError(
                     f"at step {step} the loss became {value} and the length of its gradient {norm}: lower train.lr, or "
                     f"look at the sound. Clips of that batch: {', '.join(batch.ids)}"
@@ -164,21 +161,36 @@ def train(
                 counted = step + 1
                 bar.update(step + 1, note=f"loss {value:.3f}  {speed:.0f} clips/s")
             if now - saved_at > recipe.train.checkpoint_s or step + 1 == end:
-                checkpoint.write(checkpoints, model, optimizer, state(step + 1), keep=recipe.train.keep)
+                checkpoint.write(checkpoints, model, optimizer, replace(here, step=step + 1), keep=recipe.train.keep)
                 saved_at = time.monotonic()
     # ---- Result ------------------------------------------------------------------------------------------------------
     if end < total:
         return None
     model.eval()
+    if begun.weights is not None and recipe.tune is not None:
+        blend(checkpoint.learnt_state(model), begun.weights, share=recipe.tune.blend)
     if isinstance(model.audio_head, AnchoredLinear):
-        model.audio_head.place(_in_parts(encode_texts, loader.all_texts()))
-    space = save(model, recipe.model, out / "model", tokenizer=tokenizer)
+        model.audio_head.add(_in_parts(encode_texts, loader.all_texts()))
+    space = save(model, begun.spec, out / "model", tokenizer=tokenizer)
     return Run(out, total, time.monotonic() - started, space)
 
 
-def _loader_settings(recipe: Recipe) -> dict[str, Any]:
-    made = {"views": recipe.views, "size": recipe.batch, "texts": recipe.texts, "sampler": recipe.sampler}
+def _loader_settings(recipe: Recipe, batch: BatchSize) -> dict[str, Any]:
+    made = {"views": recipe.views, "size": batch, "texts": recipe.texts, "sampler": recipe.sampler}
     return {**made, "seed": recipe.train.seed}
+
+
+def _rate_shares(recipe: Recipe, model: DualEncoder) -> dict[str, float] | None:
+    if recipe.tune is None:
+        return None
+    return rate_shares((name for name, _ in model.named_parameters()), decay=recipe.tune.layer_decay)
+
+
+def _recipe_report(recipe: Recipe, begun: Beginning) -> dict[str, Any]:
+    report = {"clapkit": __version__, "torch": torch.__version__, "recipe": recipe.to_json()}
+    if begun.start_id is not None:
+        report["start"] = {"id": begun.start_id, "folder": str(begun.folder)}
+    return report
 
 
 def _device(device: str) -> torch.device:
@@ -194,7 +206,8 @@ def _decode(clips: Sequence[Clip], rate_hz: int, shown: bool) -> CachedAudio:
         return cache_audio(clips, rate_hz=rate_hz, progress=lambda done, total: bar.update(done, total))
 
 
-def _text_encoder(model: DualEncoder, tokenizer: Any, loader: Loader, shown: bool):
+def _text_encoder(begun: Beginning, loader: Loader, shown: bool) -> EncodeTexts:
+    model, tokenizer = begun.model, begun.tokenizer
     if not model.frozen_text:
 
         def encode(texts: Sequence[str]) -> torch.Tensor:
@@ -206,7 +219,7 @@ def _text_encoder(model: DualEncoder, tokenizer: Any, loader: Loader, shown: boo
     texts = loader.all_texts()
     with ProgressBar("captions", len(texts), shown=shown) as bar:
         features.prepare(texts, progress=lambda done, total: bar.update(done, total))
-    if isinstance(model.text_head, TextEmphasis):
+    if isinstance(model.text_head, TextEmphasis) and begun.start_id is None:  # one that was given has its place
         model.text_head.place(torch.nn.functional.normalize(features(texts), dim=-1))
     return lambda texts: model.project_text(features(texts).to(model.device))
 

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
 
 from clapkit.train_settings import TrainSettings
 
 
-def build_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.AdamW:
-    """AdamW over the parameters that learn; weight decay on tensors of two or more dimensions only."""
-    learnt = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in learnt if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in learnt if p.ndim <= 1], "weight_decay": 0.0},
+def build_optimizer(
+    model: nn.Module, settings: TrainSettings, *, shares: Mapping[str, float] | None = None
+) -> torch.optim.AdamW:
+    """AdamW over the parameters that learn; weight decay on tensors of two or more dimensions only.
+
+    `shares` says for each parameter by which factor its learning rate differs from the schedule's; it stands in the
+    `share` of its group.
+    """
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {(1.0, True): [], (1.0, False): []}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            share = shares[name] if shares else 1.0
+            groups.setdefault((share, parameter.ndim > 1), []).append(parameter)
+    made = [
+        {"params": parameters, "share": share, "weight_decay": settings.weight_decay if decays else 0.0}
+        for (share, decays), parameters in groups.items()
     ]
-    return torch.optim.AdamW(groups, lr=settings.lr, betas=(settings.beta1, settings.beta2))
+    return torch.optim.AdamW(made, lr=settings.lr, betas=(settings.beta1, settings.beta2))
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:

@@ -23,18 +23,21 @@ class TextFeatures:
     """`features(texts)` -> [U, W] of the frozen tower, from memory, from disk, or computed."""
 
     def __init__(self, model: DualEncoder, tokenizer: TextTokenizer) -> None:
-        assert model.frozen_text, "features of a tower that learns would be stale after one step"
+        assert model.frozen_text and model.text is not None, (
+            "features of a tower that learns would be stale after one step"
+        )
         self._model = model
+        self._tower = model.text
         self._tokenizer = tokenizer
         self._place: dict[str, int] = {}
-        self._table = torch.zeros(0, model.text.width)
+        self._table = torch.zeros(0, self._tower.width)
 
     def prepare(self, texts: Sequence[str], *, progress: Callable[[int, int], None] | None = None) -> None:
         """Have the features of `texts` ready: read from the cache folder, or computed and written there."""
         texts = list(dict.fromkeys(texts))
-        named = json.dumps([tensors_digest(self._model.text.state_dict()), texts], ensure_ascii=False)
+        named = json.dumps([tensors_digest(self._tower.state_dict()), *self._reading(texts)], ensure_ascii=False)
         path = cache_folder() / "text" / f"{hashlib.sha256(named.encode()).hexdigest()[:32]}.npy"
-        found = _read(path, (len(texts), self._model.text.width))
+        found = _read(path, (len(texts), self._tower.width))
         if found is not None:
             self._append(texts, found)
             return
@@ -44,6 +47,15 @@ class TextFeatures:
         with atomic_file(path) as file:
             file.write(buffer.getvalue())
         self._append(texts, table)
+
+    def _reading(self, texts: Sequence[str]) -> tuple[str, str]:
+        """What the weights leave open: how the tower pools, and the ids that the tokenizer makes of the texts."""
+        digest = hashlib.sha256()
+        for first in range(0, len(texts), _BATCH):
+            ids, mask = self._tokenizer.encode(texts[first : first + _BATCH])
+            digest.update(ids.tobytes() + mask.tobytes())
+        told = repr(self._tower.spec()) if hasattr(self._tower, "spec") else type(self._tower).__name__
+        return told, digest.hexdigest()
 
     def __call__(self, texts: Sequence[str]) -> torch.Tensor:
         new = [t for t in dict.fromkeys(texts) if t not in self._place]
@@ -62,7 +74,7 @@ class TextFeatures:
     def _compute(self, texts: Sequence[str], progress: Callable[[int, int], None] | None) -> torch.Tensor:
         # Sorted by length, so that little of a batch is padding; put back in order afterwards.
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        out = torch.empty(len(texts), self._model.text.width)
+        out = torch.empty(len(texts), self._tower.width)
         for first in range(0, len(order), _BATCH):
             part = order[first : first + _BATCH]
             ids, mask = self._tokenizer.encode([texts[i] for i in part])

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import clapkit
-from clapkit import api
+from clapkit import api, native
 from clapkit.data.clip import Clip
 from clapkit.recipe import Recipe
 from clapkit.training.loop import train
@@ -31,10 +31,18 @@ def sounds(count: int = 12) -> list[Clip]:
     return clips
 
 
+def given_model(folder: Path) -> native.Loaded:
+    """What a recipe that trains a model further is given."""
+    run = train(api.find_recipe("contrastive").at("tiny").with_set("train.steps", 1), sounds(), out=folder)
+    assert run is not None
+    return native.load(run.path)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_it_trains_is_saved_and_loads(name, tmp_path):
     recipe = api.find_recipe(name).at("tiny").with_set("train.steps", 2).with_set("train.log_every", 1)
-    run = train(recipe, sounds(), out=tmp_path / "run", device="cpu")
+    start = given_model(tmp_path / "given") if recipe.model is None else None
+    run = train(recipe, sounds(), out=tmp_path / "run", start=start, device="cpu")
     assert run is not None
     assert [np.isfinite(record["loss"]) for record in run.log()] == [True, True]
     clap = clapkit.load(tmp_path / "run")

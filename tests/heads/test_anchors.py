@@ -74,3 +74,16 @@ def test_its_spec_builds_a_head_that_the_weights_fit():
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(SpecError, match=str(next(iter(wrong.values())))):
         AnchoredLinear(5, 4, **wrong)
+
+
+def test_anchors_are_added_beside_those_that_stand_each_once():
+    head = head_with_anchors()
+    first = head.anchors_KD.clone()
+    head.add(first[:2])
+    assert torch.equal(head.anchors_KD, first)
+    new = F.normalize(torch.randn(3, first.shape[1]), dim=-1)
+    head.add(torch.cat([new, first[:1]]))
+    assert torch.equal(head.anchors_KD, torch.cat([first, new]))
+    empty = AnchoredLinear(5, first.shape[1])
+    empty.add(new)
+    assert torch.equal(empty.anchors_KD, new)

@@ -10,6 +10,7 @@ import pytest
 
 from clapkit.data.batches import BatchSize
 from clapkit.data.cache import cache_audio
+from clapkit.data.clip import Clip
 from clapkit.data.sampling import Shuffled
 from clapkit.data.texts import TextChoice
 from clapkit.training.loader import Loader, prefetched
@@ -158,3 +159,23 @@ def test_text_views_speak_once_for_the_whole_run(audio):
     drawn = loader(audio).clips
     assert [c.prompts for c in drawn] == [c.prompts for c in loader(audio).clips]
     assert len({c.prompts for c in drawn if c.label == "rain"}) > 1, "each clip draws for itself"
+
+
+@pytest.mark.parametrize(
+    ("fill", "expected", "heard"),
+    [
+        ("mask", [1, 2, 3, 0, 0, 0, 0, 0], 3),
+        ("zeros", [1, 2, 3, 0, 0, 0, 0, 0], 8),
+        ("repeat", [1, 2, 3, 1, 2, 3, 1, 2], 8),
+        ("repeat-pad", [1, 2, 3, 1, 2, 3, 0, 0], 8),
+    ],
+)
+def test_a_short_clip_is_filled_as_the_windows_of_the_model(fill, expected, heard):
+    counts = np.array([1, 2, 3], np.float32) / 32767
+    clips = [Clip("a", counts, captions=("a",)), Clip("b", counts[::-1].copy(), captions=("b",))]
+    audio = cache_audio(clips, rate_hz=8000, workers=0)
+    size = BatchSize(clips=2, clip_s=8 / 8000)
+    made = Loader(audio, views=(), size=size, texts=TextChoice(), sampler=Shuffled(), seed=0, fill=fill).make(0)
+    row = made.ids.index("a")
+    assert (made.samples_BN[row] * 32767).round().tolist() == expected
+    assert made.lengths_B.tolist() == [heard, heard]

@@ -98,3 +98,18 @@ def test_progress_counts_the_texts(model, tokenizer):
     told = []
     TextFeatures(model, tokenizer).prepare([str(i) for i in range(70)], progress=lambda *at: told.append(at))
     assert told == [(64, 70), (70, 70)]
+
+
+def test_the_same_weights_read_in_another_way_have_a_file_of_their_own(model, tokenizer):
+    """Pooling and tokenizer are no weights, and yet they make the features."""
+    TextFeatures(model, tokenizer).prepare(TEXTS)
+    model.text.pooling = "cls"
+    cls = TextFeatures(model, tokenizer)
+    cls.prepare(TEXTS)
+    ids, mask = tokenizer.encode(TEXTS[:1])
+    expected = model.text.encoder(torch.from_numpy(ids), torch.from_numpy(mask).long()).last_hidden_state[0, 0]
+    assert torch.allclose(cls(TEXTS)[0], expected, atol=1e-5)
+    tokenizer.max_tokens = 4
+    tokenizer._tokenizer.enable_truncation(max_length=4)
+    TextFeatures(model, tokenizer).prepare(TEXTS)
+    assert len(list((cache_folder() / "text").iterdir())) == 3

@@ -1,0 +1,87 @@
+"""What a run begins with: a model built by its recipe, or one that it was given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from clapkit.data.batches import BatchSize
+from clapkit.errors import RecipeError
+from clapkit.model import DualEncoder, Windowing
+from clapkit.native import Loaded, tensors_digest
+from clapkit.recipe import Recipe
+from clapkit.spec import Spec, derive
+from clapkit.text.tokenizers import TextTokenizer
+from clapkit.training import tuning
+from clapkit.training.checkpoint import learnt_state
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """A model on its device, and what is needed to train, save and resume it.
+
+    spec       what the saved model is described by
+    batch      the batch size of the recipe, made to fit the windows of the model
+    start_id   identity of the given model, its temperature among it; None for one that the recipe built
+    folder     where the given model was read from
+    weights    what was given of all that learns, for blending; empty where the result is not blended
+    """
+
+    model: DualEncoder
+    tokenizer: TextTokenizer
+    spec: Spec
+    batch: BatchSize
+    start_id: str | None = None
+    folder: Path | None = None
+    weights: dict[str, torch.Tensor] | None = None
+
+
+def begin(recipe: Recipe, start: Loaded | None, where: torch.device) -> Beginning:
+    """Build or take over the model; `start.model` itself is trained, nothing is copied but what has to be kept.
+
+    Raises RecipeError for a recipe that needs a model and is given none, for one that builds its own and is given
+    one, and for a model that cannot read texts.
+    """
+    if recipe.tune is None:
+        if start is not None:
+            raise RecipeError("this recipe builds its own model: to train a given one further, use the recipe finetune")
+        return _built(recipe, where)
+    if start is None:
+        raise RecipeError("this recipe trains a model further and was given none: say which with --from (start=)")
+    model, tokenizer = start.model, start.tokenizer
+    if model.text is None or tokenizer is None:
+        why = model.text_missing or "it has no text tower" if model.text is None else "it has no tokenizer"
+        raise RecipeError(f"{start.folder}: this model cannot be tuned on described sound: {why}")
+    tuning.choose_what_learns(model, recipe.tune)
+    model = _placed(model, where)
+    identity = f"{start.space_id}/{tensors_digest(learnt_state(model))[:16]}"
+    kept = {name: tensor.clone() for name, tensor in learnt_state(model).items()} if recipe.tune.blend < 1 else None
+    model_spec = derive(start.spec, frozen_text=model.frozen_text)
+    batch = fitted(recipe.batch, model.windowing)
+    return Beginning(model, tokenizer, model_spec, batch, identity, start.folder, kept)
+
+
+def fitted(batch: BatchSize, windowing: Windowing) -> BatchSize:
+    """The batch with clips as long as one window of the model; of a model that takes any length, at most that."""
+    if windowing.fill == "mask":
+        return replace(batch, clip_s=min(batch.clip_s, windowing.window_s))
+    return replace(batch, clip_s=windowing.window_s)
+
+
+def _built(recipe: Recipe, where: torch.device) -> Beginning:
+    assert recipe.model is not None, "a recipe without tune has a model"
+    torch.manual_seed(recipe.train.seed)
+    model: DualEncoder = recipe.model.build()
+    if model.text is None:
+        raise RecipeError("this model has no text tower: there is nothing that sound could be compared with")
+    if model.text.folder is None:
+        raise RecipeError("the text tower was built without a folder, so it has no tokenizer: use pretrained_text")
+    tokenizer = TextTokenizer(model.text.folder, max_tokens=model.text.max_tokens)
+    return Beginning(_placed(model, where), tokenizer, recipe.model, recipe.batch)
+
+
+def _placed(model: DualEncoder, where: torch.device) -> DualEncoder:
+    # The layout that the convolutions of every processor prefer; other towers do not notice.
+    return model.to(where).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
