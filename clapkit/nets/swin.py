@@ -140,7 +140,8 @@ class SwinStage(nn.Module):
         for number, block in enumerate(self.blocks):
             shifted = self.shifts and number % 2 == 1
             tokens_BLD = block(tokens_BLD, (self.there_L, self.back_L, self.apart_WNN) if shifted else None)
-        return tokens_BLD if self.merge is None else self.merge(tokens_BLD)
+        # Under autocast linear layers give short floats: what blocks add to keeps the format that it came in.
+        return tokens_BLD if self.merge is None else self.merge(tokens_BLD).to(tokens_BLD.dtype)
 
 
 def initialise(module: nn.Module) -> None:

@@ -116,7 +116,7 @@ class HTSAT(nn.Module):
             missing = -levelled_BTF.shape[1] % self.frames_in
             chunks_KTF = F.pad(levelled_BTF, (0, 0, 0, missing)).view(-1, self.frames_in, self.bins)
             tokens_KLD = self.embed(self._patches(self._folded(chunks_KTF)))
-        frames_KTD = self._frames(self.embed_norm(tokens_KLD))
+        frames_KTD = self._frames(self.embed_norm(tokens_KLD.to(features.values.dtype)))
         return self._unchunked(frames_KTD, features.mask_BT)
 
     def _unchunked(self, frames_KTD: Tensor, mask_BT: Tensor) -> TowerOutput:
