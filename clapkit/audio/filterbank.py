@@ -51,3 +51,11 @@ def analysis_window(settings: MelSettings, *, dtype: Any = np.float32) -> np.nda
     hann = 0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(length) / period)
     before = (settings.n_fft - length) // 2
     return np.pad(hann, (before, settings.n_fft - length - before)).astype(dtype)
+
+
+def fourier_kernels(window: np.ndarray, *, bins: range) -> np.ndarray:
+    """[2 * len(bins), n_fft] the windowed cosines of the bins, then their (negative) sines: rows of the transform."""
+    # The phase is reduced in whole numbers: cosines of large angles would lose digits.
+    turns = np.outer(np.arange(bins.start, bins.stop), np.arange(len(window))) % len(window)
+    angles = turns * (2.0 * np.pi / len(window))
+    return np.concatenate([np.cos(angles), -np.sin(angles)]) * window

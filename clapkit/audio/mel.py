@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from clapkit.audio.features import Features
-from clapkit.audio.filterbank import analysis_window, mel_filterbank
+from clapkit.audio.filterbank import analysis_window, fourier_kernels, mel_filterbank
 from clapkit.audio.mel_settings import (
     ECONOMICAL,
     EFFICIENTAT,
@@ -75,6 +75,7 @@ class MelFrontend(nn.Module):
     window: torch.Tensor
     filterbank: torch.Tensor
     stored_filterbank: torch.Tensor | None
+    kernels: torch.Tensor | None
 
     def __init__(
         self,
@@ -90,6 +91,9 @@ class MelFrontend(nn.Module):
         self._window = analysis_window(settings, dtype=np.float64)
         for name in ("window", "filterbank"):
             self.register_buffer(name, torch.empty(0), persistent=False)
+        self.register_buffer(
+            "kernels", torch.empty(0) if settings.transform == "convolution" else None, persistent=False
+        )
         self.register_buffer("stored_filterbank", torch.empty(0) if stored_filterbank else None)
         self._use_filterbank(mel_filterbank(settings, dtype=np.float64) if filterbank is None else filterbank)
 
@@ -168,14 +172,25 @@ class MelFrontend(nn.Module):
         return padded_BN
 
     def _mel(self, padded_BN: torch.Tensor, n_frames: int) -> torch.Tensor:
+        kernels = self.kernels if padded_BN.device.type == "cpu" and padded_BN.dtype == torch.float32 else None
+        if kernels is not None:
+            rows = [self._mel_by_convolution(row_1N, kernels) for row_1N in padded_BN.split(1)]
+            return torch.stack(rows)[:, :n_frames]
         frames_BTW = padded_BN.unfold(1, self.settings.n_fft, self.settings.hop_samples)[:, :n_frames]
         block_samples = _BLOCK_CPU_SAMPLES if padded_BN.device.type == "cpu" else _BLOCK_ACCELERATOR_SAMPLES
         block_frames = max(1, block_samples // (len(padded_BN) * self.settings.n_fft))
         return torch.cat([self._mel_of_frames(block) for block in frames_BTW.split(block_frames, dim=1)], dim=1)
 
+    def _mel_by_convolution(self, padded_1N: torch.Tensor, kernels: torch.Tensor) -> torch.Tensor:
+        """[T, mel_bins] of one clip: row by row, so that no rounding depends on the batch."""
+        real_KT, imaginary_KT = F.conv1d(padded_1N, kernels, stride=self.hop_samples).chunk(2)
+        return self._mel_of_energy(real_KT.T.square() + imaginary_KT.T.square())
+
     def _mel_of_frames(self, frames_BTW: torch.Tensor) -> torch.Tensor:
         spectrum = torch.fft.rfft(frames_BTW * self.window)[..., self._used_bins]
-        energy = spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag)
+        return self._mel_of_energy(spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag))
+
+    def _mel_of_energy(self, energy: torch.Tensor) -> torch.Tensor:
         if self.settings.power == 1:
             # The slope of a square root at 0 is infinite: without the bound, silence would have no gradient.
             energy = energy.clamp_min(torch.finfo(energy.dtype).tiny).sqrt()
@@ -235,6 +250,9 @@ class MelFrontend(nn.Module):
         values = torch.float64 if self.filterbank.dtype == torch.float64 else torch.float32
         self.window = torch.tensor(self._window, device=device, dtype=exact)
         self.filterbank = torch.tensor(self._filterbank, device=device, dtype=values)
+        if self.kernels is not None:
+            kernels = fourier_kernels(self._window, bins=range(self.settings.spectrum_bins)[self._used_bins])
+            self.kernels = torch.tensor(kernels, device=device, dtype=torch.float32)[:, None]
         if self.stored_filterbank is not None:
             self.stored_filterbank = torch.tensor(self._filterbank, device=device, dtype=torch.float32)
 

@@ -121,7 +121,7 @@ def test_pre_emphasis_takes_one_sample():
 
 def test_younger_fields_are_marked_so_that_older_models_keep_their_identity():
     younger = {f.name for f in fields(ECONOMICAL) if f.metadata.get("omit_default")}
-    assert younger == {"window", "preemphasis", "top_db"}
+    assert younger == {"window", "preemphasis", "top_db", "transform"}
 
 
 def test_the_rate_of_the_filters_bounds_them():
