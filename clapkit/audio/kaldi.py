@@ -83,8 +83,10 @@ class KaldiSettings:
 class KaldiFbank(nn.Module):
     """Kaldi's log filter-bank energies of a batch of mono waveforms, without dither.
 
-    Window and filters are buffers outside the state dict; the transform runs in float64 wherever the device has it and
-    the values are float32, or float64 after `.double()`. Half precision and autocast change nothing here.
+    Window and filters are buffers outside the state dict. The values are float32, or float64 after `.double()`; half
+    precision and autocast change nothing here. Unlike in `MelFrontend`, the transform runs in the format of the values:
+    what the quiet filters hold beside loud sound is mostly the rounding of float32, the window's included, and the
+    published models were trained on that. An exact transform moves their embeddings by up to 1e-4.
     """
 
     window: torch.Tensor
@@ -94,7 +96,6 @@ class KaldiFbank(nn.Module):
         super().__init__()
         self.settings = settings or KaldiSettings()
         self._filterbank = _filterbank(self.settings)
-        self._window = _povey_window(self.settings.window_samples)
         for name in ("window", "filterbank"):
             self.register_buffer(name, torch.empty(0), persistent=False)
         self._fill_buffers()
@@ -152,13 +153,12 @@ class KaldiFbank(nn.Module):
             return Features(torch.where(mask_BT[:, :, None], values_BTF, silence), mask_BT)
 
     def _mel_of_frames(self, frames_BTW: torch.Tensor) -> torch.Tensor:
-        frames_BTW = frames_BTW.to(self.window.dtype) * self.settings.gain
+        frames_BTW = frames_BTW * self.settings.gain
         frames_BTW = frames_BTW - frames_BTW.mean(2, keepdim=True)
         before_BTW = F.pad(frames_BTW, (1, 0), mode="replicate")[..., :-1]
         windowed_BTW = (frames_BTW - self.settings.preemphasis * before_BTW) * self.window
         spectrum = torch.fft.rfft(windowed_BTW, n=self.settings.n_fft)
-        energy = spectrum.real.square() + spectrum.imag.square()
-        return energy.to(self.filterbank.dtype) @ self.filterbank
+        return (spectrum.real.square() + spectrum.imag.square()) @ self.filterbank
 
     def _compressed(self, mel: torch.Tensor) -> torch.Tensor:
         values = mel.clamp_min(self.settings.floor).log()
@@ -175,9 +175,9 @@ class KaldiFbank(nn.Module):
 
     def _fill_buffers(self) -> None:
         device = self.window.device
-        exact = torch.float32 if device.type == "mps" else torch.float64
         values = torch.float64 if self.filterbank.dtype == torch.float64 else torch.float32
-        self.window = torch.tensor(self._window, device=device, dtype=exact)
+        hann = torch.hann_window(self.settings.window_samples, periodic=False, dtype=values, device="cpu")
+        self.window = hann.pow(_POVEY_POWER).to(device)
         self.filterbank = torch.tensor(self._filterbank, device=device, dtype=values)
 
 
@@ -195,8 +195,3 @@ def _filterbank(settings: KaldiSettings) -> np.ndarray:
         norm=None,
     )
     return mel_filterbank(drawn, dtype=np.float64)
-
-
-def _povey_window(length: int) -> np.ndarray:
-    angles = 2.0 * np.pi * np.arange(length) / (length - 1)
-    return (0.5 - 0.5 * np.cos(angles)).clip(min=0.0) ** _POVEY_POWER

@@ -225,12 +225,10 @@ def test_equals_glap(shared_oracles):
 
 @pytest.mark.parametrize("folder", ["beats_iter3", "beats_iter3_finetuned_as2m"])
 def test_equals_beats(shared_oracles, folder):
-    """Its reference is in float32 too: off where a filter holds 60 dB less than the loudest one."""
+    """Step by step in float32 as the reference: what is left are single values beside the loudest sound."""
     oracle = Oracle(shared_oracles / folder)
     frontend = KaldiFbank()
-    nats = frontend.settings.standardise[1]
     for i, wave in enumerate(oracle.waves):
         ours, theirs = oracle.pair(f"fbank_{i}", frontend(torch.from_numpy(wave)[None]).values.numpy())
-        error, below_peak_db = np.abs(ours - theirs), (theirs.max() - theirs) * nats * 10 / np.log(10)
-        assert error[below_peak_db < 60].max() <= 5e-4
-        assert np.quantile(error, 0.99) <= 5e-3
+        error = np.abs(ours - theirs)
+        assert error.max() <= 1e-2 and np.quantile(error, 0.999) <= 1e-4
