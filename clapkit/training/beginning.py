@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from clapkit.data.batches import BatchSize
 from clapkit.errors import RecipeError
 from clapkit.model import DualEncoder, Windowing
-from clapkit.native import Loaded, tensors_digest
+from clapkit.native import Loaded, tensors_digest, tokenizer_of
 from clapkit.recipe import Recipe
 from clapkit.spec import Spec, derive
+from clapkit.text.locate import fetch_tokenizer
 from clapkit.text.tokenizers import TextTokenizer
 from clapkit.training import tuning
 from clapkit.training.checkpoint import learnt_state
@@ -26,7 +29,8 @@ class Beginning:
     batch      the batch size of the recipe, made to fit the windows of the model
     start_id   identity of the given model, its temperature among it; None for one that the recipe built
     folder     where the given model was read from
-    weights    what was given of all that learns, for blending; empty where the result is not blended
+    weights    what was given of all that learns, for blending; None where the result is not blended
+    origin     what `native.save` writes about where the weights came from
     """
 
     model: DualEncoder
@@ -36,6 +40,7 @@ class Beginning:
     start_id: str | None = None
     folder: Path | None = None
     weights: dict[str, torch.Tensor] | None = None
+    origin: Mapping[str, Any] = field(default_factory=dict)
 
 
 def begin(recipe: Recipe, start: Loaded | None, where: torch.device) -> Beginning:
@@ -50,17 +55,29 @@ def begin(recipe: Recipe, start: Loaded | None, where: torch.device) -> Beginnin
         return _built(recipe, where)
     if start is None:
         raise RecipeError("this recipe trains a model further and was given none: say which with --from (start=)")
-    model, tokenizer = start.model, start.tokenizer
-    if model.text is None or tokenizer is None:
-        why = model.text_missing or "it has no text tower" if model.text is None else "it has no tokenizer"
-        raise RecipeError(f"{start.folder}: this model cannot be tuned on described sound: {why}")
+    model, tokenizer = start.model, _tokenizer(start)
     tuning.choose_what_learns(model, recipe.tune)
     model = _placed(model, where)
     identity = f"{start.space_id}/{tensors_digest(learnt_state(model))[:16]}"
     kept = {name: tensor.clone() for name, tensor in learnt_state(model).items()} if recipe.tune.blend < 1 else None
     model_spec = derive(start.spec, frozen_text=model.frozen_text)
     batch = fitted(recipe.batch, model.windowing)
-    return Beginning(model, tokenizer, model_spec, batch, identity, start.folder, kept)
+    told = replace(start.report, notes=(*start.report.notes, f"trained further with clapkit from {start.space_id}"))
+    origin = {"report": told, "aside": start.aside, "pad_id": start.pad_id}
+    return Beginning(model, tokenizer, model_spec, batch, identity, start.folder, kept, origin)
+
+
+def _tokenizer(start: Loaded) -> TextTokenizer:
+    if start.model.text is None:
+        why = start.model.text_missing or "it has no text tower"
+        raise RecipeError(f"'{start.folder}' cannot be trained on sound with words: {why}")
+    if start.tokenizer is not None:
+        return start.tokenizer
+    if start.report.tokenizer is None:
+        raise RecipeError(f"'{start.folder}' came without its tokenizer: put its tokenizer.json beside it")
+    found = tokenizer_of(start.model, fetch_tokenizer(start.report.tokenizer))
+    assert found is not None, "fetch_tokenizer gives a folder with a tokenizer or raises"
+    return found
 
 
 def fitted(batch: BatchSize, windowing: Windowing) -> BatchSize:

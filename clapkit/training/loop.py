@@ -171,7 +171,7 @@ def train(
         blend(checkpoint.learnt_state(model), begun.weights, share=recipe.tune.blend)
     if isinstance(model.audio_head, AnchoredLinear):
         model.audio_head.add(_in_parts(encode_texts, loader.all_texts()))
-    space = save(model, begun.spec, out / "model", tokenizer=tokenizer)
+    space = save(model, begun.spec, out / "model", tokenizer=tokenizer, **begun.origin)
     return Run(out, total, time.monotonic() - started, space)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -16,12 +16,13 @@ import clapkit
 from clapkit import native
 from clapkit.api import find_recipe
 from clapkit.data.clip import Clip
-from clapkit.errors import ModelError, RecipeError, SpecError
+from clapkit.errors import ModelError, RecipeError, SpecError, TextTowerError
 from clapkit.heads.anchors import AnchoredLinear
 from clapkit.heads.emphasis import TextEmphasis
 from clapkit.heads.projection import Keep
 from clapkit.model import Windowing
 from clapkit.objectives.contrast import InfoNCE
+from clapkit.provenance import Report
 from clapkit.recipe import Recipe
 from clapkit.spec import derive, spec
 from clapkit.text.prompts import TRAINING, fill
@@ -303,7 +304,9 @@ def test_heads_without_weights_cannot_learn(tiny_recipe, toy_clips, recipe, new_
 def test_a_model_without_words_is_refused_with_its_reason(tiny_run, recipe, new_clips, tmp_path):
     start = native.load(tiny_run.path)
     start.model.text, start.model.text_missing = None, "the file holds the audio tower alone: give text=..."
-    with pytest.raises(RecipeError, match="cannot be tuned on described sound: the file holds the audio tower alone"):
+    with pytest.raises(
+        RecipeError, match="cannot be trained on sound with words: the file holds the audio tower alone"
+    ):
         train(recipe, new_clips, out=tmp_path / "run", start=start)
 
 
@@ -321,3 +324,22 @@ def test_a_model_without_words_is_refused_with_its_reason(tiny_run, recipe, new_
 def test_settings_out_of_range_are_refused(setting, value, message):
     with pytest.raises(SpecError, match=message):
         TuneSettings(**{setting: value})
+
+
+def test_a_tokenizer_that_is_missing_is_looked_for_by_its_name(tiny_run, tiny_text_folder, recipe, new_clips, tmp_path):
+    start = native.load(tiny_run.path)
+    with pytest.raises(RecipeError, match=r"came without its tokenizer: put its tokenizer\.json beside it"):
+        train(recipe, new_clips, out=tmp_path / "run", start=replace(start, tokenizer=None))
+    report = replace(start.report, tokenizer="nobody/no-such-tokenizer")
+    with pytest.raises(TextTowerError, match="nobody/no-such-tokenizer"):
+        train(recipe, new_clips, out=tmp_path / "run", start=replace(start, tokenizer=None, report=report))
+
+
+def test_where_the_weights_came_from_goes_with_the_tuned_model(tiny_run, recipe, new_clips, tmp_path):
+    start = native.load(tiny_run.path)
+    origin = {"report": Report(family="laion", licence="CC0", notes=("a quirk",)), "aside": {"odd": torch.ones(3)}}
+    run = train(recipe, new_clips, out=tmp_path / "run", start=replace(start, **origin), device="cpu")
+    again = native.load(run.path)
+    assert (again.report.family, again.report.licence) == ("laion", "CC0")
+    assert again.report.notes == ("a quirk", f"trained further with clapkit from {tiny_run.space_id}")
+    assert torch.equal(again.aside["odd"], torch.ones(3))
