@@ -10,7 +10,7 @@ import torch
 
 from clapkit import native
 from clapkit.audio.frontends import build_frontend
-from clapkit.checkpoints.base import Foreign, Importer, Plan
+from clapkit.checkpoints.base import Foreign, Importer, Plan, Shapes
 from clapkit.checkpoints.reading import read
 from clapkit.checkpoints.rules import Mapped, to_ours
 from clapkit.checkpoints.table import IMPORTERS
@@ -67,12 +67,42 @@ def recognise(foreign: Foreign) -> Importer:
     for importer in IMPORTERS:
         if importer.recognises(shapes):
             return importer
+    for importer in IMPORTERS:
+        if (missing := _almost(importer, shapes)) is not None:
+            raise CheckpointError(
+                f"'{foreign.path}' looks like {importer.family}, but it is not whole. missing: {missing}"
+            )
     shown = "\n  - ".join(f"{name} {list(shape)}" for name, shape in list(shapes.items())[:8])
     known = "\n  - ".join(f"{i.family}: {i.about}" for i in IMPORTERS)
     raise CheckpointError(
         f"'{foreign.path}' is no checkpoint that is known here. Its {len(shapes)} tensors begin with\n  - {shown}\n"
         f"Known are\n  - {known}"
     )
+
+
+class _Forgiving(dict):
+    """Shapes that claim to hold one name that they do not, the first that is asked for in vain."""
+
+    missing: str | None = None
+    found = 0
+
+    def __contains__(self, name: object) -> bool:
+        if super().__contains__(name):
+            self.found += 1
+            return True
+        if self.missing is None:
+            self.missing = str(name)
+        return name == self.missing
+
+
+def _almost(importer: Importer, shapes: Shapes) -> str | None:
+    """The one tensor for want of which the importer does not recognise a file; None where more than that is wrong."""
+    forgiving = _Forgiving(shapes)
+    try:
+        recognised = importer.recognises(forgiving)
+    except LookupError:  # it went on to look at the shape of what is not there
+        recognised = True
+    return forgiving.missing if recognised and forgiving.found >= 2 else None
 
 
 def _imported(foreign: Foreign) -> Loaded:
