@@ -78,14 +78,20 @@ def _beats_rules() -> tuple[Rule, ...]:
         Rename("encoder.layer_norm.{p}", "audio.norm.{p}"),
         Rename(f"{_FIRST_ATTENTION}.relative_attention_bias.weight", "audio.distances.weight"),
         Computed(
-            f"{_ATTENTION}.relative_attention_bias.weight", "the table of the first layer, which all layers share, again"
+            f"{_ATTENTION}.relative_attention_bias.weight",
+            "the table of the first layer, which all layers share, again",
         ),
         Merge(tuple(f"{_ATTENTION}.{x}_proj.{{p}}" for x in "qkv"), "audio.blocks.{i}.query_key_value.{p}"),
         Rename(f"{_ATTENTION}.out_proj.{{p}}", "audio.blocks.{i}.out.{p}"),
         Rename(f"{_ATTENTION}.grep_linear.{{p}}", "audio.blocks.{i}.gate.{p}"),
         Rename(f"{_ATTENTION}.grep_a", "audio.blocks.{i}.gate_scale"),
     ]
-    for theirs, ours in (("self_attn_layer_norm", "norm1"), ("fc1", "rise"), ("fc2", "fall"), ("final_layer_norm", "norm2")):
+    for theirs, ours in (
+        ("self_attn_layer_norm", "norm1"),
+        ("fc1", "rise"),
+        ("fc2", "fall"),
+        ("final_layer_norm", "norm2"),
+    ):
         rules.append(Rename(f"encoder.layers.{{i}}.{theirs}.{{p}}", f"audio.blocks.{{i}}.{ours}.{{p}}"))
     return (
         *rules,
@@ -130,7 +136,9 @@ def _beats_plan(foreign: Foreign) -> Plan:
     config: Mapping[str, Any] = foreign.config
     for name, expected in _FIXED.items():
         if config.get(name, expected) != expected:
-            raise CheckpointError(f"its config has {name}={config[name]!r}: only {expected!r} is published and known here")
+            raise CheckpointError(
+                f"its config has {name}={config[name]!r}: only {expected!r} is published and known here"
+            )
     notes = []
     max_distance = config.get("max_distance")
     if max_distance is None:
@@ -153,10 +161,7 @@ def _beats_plan(foreign: Foreign) -> Plan:
 # --- EfficientAT ------------------------------------------------------------------------------------------------------
 
 _KERNEL = "features.{}.block.{}.0.weight"
-# MobileNetV3-Large: blocks that halve time and frequency, and the first block that uses hardswish.
-_HALVES = (1, 3, 6, 12)
-_FIRST_SOFT = 6
-_DEPTH = 15
+_DEPTH = 15  # of MobileNetV3-Large, whose strides and non-linearities the tower has unless told otherwise
 _HEADS = ("classifier.2.weight", "classifier.5.weight")
 
 
@@ -225,8 +230,6 @@ def _efficientat_tower(shapes: Shapes) -> Spec:
         inner=inner_widths,
         channels=channels,
         squeezed=squeezed_widths,
-        strides=tuple(2 if block in _HALVES else 1 for block in range(_DEPTH)),
-        soft=tuple(block >= _FIRST_SOFT for block in range(_DEPTH)),
         final=_shape(shapes, f"features.{_DEPTH + 1}.0.weight", axes=4)[0],
         classes=classes,
     )

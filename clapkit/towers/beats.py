@@ -48,8 +48,8 @@ class BEATs(nn.Module):
     def __init__(
         self,
         *,
-        bins: int = 128,
-        frame_rate_hz_in: float = 100.0,
+        bins: int = 64,
+        frame_rate_hz_in: float = 64.0,
         patch: int = 16,
         embed_width: int = 512,
         embed_bias: bool = False,
@@ -124,6 +124,8 @@ class BEATs(nn.Module):
         steps_B1 = torch.where(real_B1 > 0, (real_B1 // self.patch).clamp_min(1), 0)
         steps_BT = torch.arange(grid_BDTF.shape[2], device=mask_BT.device) < steps_B1
         tokens_BLD = self.embed_map(self.embed_norm(grid_BDTF.flatten(2).transpose(1, 2)))
+        # Under autocast the sums of the blocks stay in float32.
+        tokens_BLD = tokens_BLD.to(torch.promote_types(tokens_BLD.dtype, torch.float32))
         return tokens_BLD, steps_BT.repeat_interleave(self.bands, dim=1)
 
 
@@ -225,10 +227,10 @@ class DeepNormBlock(nn.Module):
         return self.out(seen.transpose(1, 2).flatten(2))
 
 
-_little = {"bins": 64, "frame_rate_hz_in": 64.0, "levels": (-30.0, 25.0)}
+_LEVELS_DB = (-30.0, 25.0)  # for the presets that are trained on our own front-end
 tiny = spec(
     BEATs,
-    **_little,
+    levels=_LEVELS_DB,
     embed_width=16,
     width=24,
     depth=2,
@@ -239,6 +241,6 @@ tiny = spec(
     buckets=16,
     max_distance=32,
 )
-small = spec(BEATs, **_little, embed_width=128, width=192, depth=4, heads=3, hidden=768, kernel=64)
+small = spec(BEATs, levels=_LEVELS_DB, embed_width=128, width=192, depth=4, heads=3, hidden=768, kernel=64)
 base = spec(BEATs)
 large = spec(BEATs, width=1024, depth=24, heads=16, hidden=4096)

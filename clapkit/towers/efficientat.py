@@ -13,32 +13,19 @@ from clapkit.errors import SpecError
 from clapkit.nets.masked import masked_mean, padding_mask, stride_mask, zero_padding
 from clapkit.nets.mel_input import as_image, check_mel, refuse_keep
 from clapkit.nets.output import TowerOutput
-from clapkit.spec import Spec, spec
+from clapkit.spec import Spec, derive, spec
 
 if TYPE_CHECKING:
     from clapkit.audio.features import Features
 
 _EPS = 1e-3  # of every batch norm
-# Kernel, channels inside and behind, squeeze-excitation, non-linearity, stride: a row for each block of MobileNetV3-Large.
-_LARGE = (
-    (3, 16, 16, False, "relu", 1),
-    (3, 64, 24, False, "relu", 2),
-    (3, 72, 24, False, "relu", 1),
-    (5, 72, 40, True, "relu", 2),
-    (5, 120, 40, True, "relu", 1),
-    (5, 120, 40, True, "relu", 1),
-    (3, 240, 80, False, "hardswish", 2),
-    (3, 200, 80, False, "hardswish", 1),
-    (3, 184, 80, False, "hardswish", 1),
-    (3, 184, 80, False, "hardswish", 1),
-    (3, 480, 112, True, "hardswish", 1),
-    (3, 672, 112, True, "hardswish", 1),
-    (5, 672, 160, True, "hardswish", 2),
-    (5, 960, 160, True, "hardswish", 1),
-    (5, 960, 160, True, "hardswish", 1),
-)
-_STEPS = tuple(row[5] for row in _LARGE)
-_SOFT = tuple(row[4] == "hardswish" for row in _LARGE)
+# MobileNetV3-Large, one value for each block.
+_KERNELS = (3, 3, 3, 5, 5, 5, 3, 3, 3, 3, 3, 3, 5, 5, 5)
+_INNER = (16, 64, 72, 72, 120, 120, 240, 200, 184, 184, 480, 672, 672, 960, 960)
+_CHANNELS = (16, 24, 24, 40, 40, 40, 80, 80, 80, 80, 112, 112, 160, 160, 160)
+_SQUEEZED = (0, 0, 0, 24, 32, 32, 0, 0, 0, 0, 120, 168, 168, 240, 240)
+_STRIDES = (1, 2, 1, 2, 1, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1)
+_SOFT = (*[False] * 6, *[True] * 9)
 
 
 class EfficientAT(nn.Module):
@@ -66,14 +53,14 @@ class EfficientAT(nn.Module):
     def __init__(
         self,
         *,
-        bins: int = 128,
-        frame_rate_hz_in: float = 100.0,
+        bins: int = 64,
+        frame_rate_hz_in: float = 64.0,
         stem: int = 16,
-        kernels: tuple[int, ...] = tuple(row[0] for row in _LARGE),
-        inner: tuple[int, ...] = tuple(row[1] for row in _LARGE),
-        channels: tuple[int, ...] = tuple(row[2] for row in _LARGE),
-        squeezed: tuple[int, ...] = (0, 0, 0, 24, 32, 32, 0, 0, 0, 0, 120, 168, 168, 240, 240),
-        strides: tuple[int, ...] = _STEPS,
+        kernels: tuple[int, ...] = _KERNELS,
+        inner: tuple[int, ...] = _INNER,
+        channels: tuple[int, ...] = _CHANNELS,
+        squeezed: tuple[int, ...] = _SQUEEZED,
+        strides: tuple[int, ...] = _STRIDES,
         soft: tuple[bool, ...] = _SOFT,
         final: int = 960,
         levels: tuple[float, float] | None = None,
@@ -88,7 +75,7 @@ class EfficientAT(nn.Module):
             )
         if even := [kernel for kernel in kernels if kernel % 2 == 0]:
             raise SpecError(f"kernels={kernels!r}: {even[0]} is even and has no middle, expected odd sizes")
-        self.bins, self.width, self.levels = bins, final, levels
+        self.bins, self.width, self.levels, self.strides = bins, final, levels, tuple(strides)
         self.frame_rate_hz = frame_rate_hz_in / (2 * math.prod(strides))
         self.stem = nn.Conv2d(1, stem, 3, 2, 1, bias=False)
         self.stem_norm = nn.BatchNorm2d(stem, eps=_EPS)
@@ -109,9 +96,9 @@ class EfficientAT(nn.Module):
         values_BTF = values_BTF.masked_fill(~features.mask_BT[..., None], 0.0)
         image = F.hardswish(self.stem_norm(self.stem(as_image(values_BTF))))
         mask_BT = stride_mask(mask_BT, 2)
-        for block in self.blocks:
+        for block, stride in zip(self.blocks, self.strides, strict=True):
             image = block(image, mask_BT)
-            mask_BT = stride_mask(mask_BT, block.stride)
+            mask_BT = stride_mask(mask_BT, stride)
         image = F.hardswish(self.last_norm(self.last(image)))
         real_BT = image.new_ones(image.shape[0], image.shape[2]).bool() if mask_BT is None else mask_BT
         wide = torch.promote_types(image.dtype, torch.float32)
@@ -181,7 +168,7 @@ def _mean(image_BCTF: Tensor, mask_BT: Tensor | None) -> Tensor:
 
 
 def _initialise(module: nn.Module) -> None:
-    # Normal by fan-out, as convolutions before a ReLU-like non-linearity want; a depthwise kernel has its size as fan-out.
+    # Normal by fan-out, as convolutions before a ReLU-like non-linearity want; that of a depthwise kernel is its size.
     if isinstance(module, nn.Conv2d):
         fan_out = module.out_channels * module.kernel_size[0] * module.kernel_size[1] // module.groups
         nn.init.normal_(module.weight, std=(2.0 / fan_out) ** 0.5)
@@ -201,18 +188,17 @@ def eighths(size: float) -> int:
 
 def widened(factor: float) -> Spec:
     """The tower whose channels are `factor` times those of MobileNetV3-Large: published as mn04 (0.4) to mn40 (4.0)."""
-    inner = tuple(eighths(factor * row[1]) for row in _LARGE)
-    channels = tuple(eighths(factor * row[2]) for row in _LARGE)
-    squeezed = tuple(eighths(wide // 4) if row[3] else 0 for wide, row in zip(inner, _LARGE, strict=True))
+    inner = tuple(eighths(factor * channels) for channels in _INNER)
+    channels = tuple(eighths(factor * channels) for channels in _CHANNELS)
+    squeezed = tuple(eighths(wide // 4) if has else 0 for wide, has in zip(inner, _SQUEEZED, strict=True))
     stem = eighths(factor * 16)
     return spec(EfficientAT, stem=stem, inner=inner, channels=channels, squeezed=squeezed, final=6 * channels[-1])
 
 
+_LEVELS_DB = (-30.0, 25.0)  # for the presets that are trained on our own front-end
 tiny = spec(
     EfficientAT,
-    bins=64,
-    frame_rate_hz_in=64.0,
-    levels=(-30.0, 25.0),
+    levels=_LEVELS_DB,
     stem=8,
     kernels=(3, 3, 5),
     inner=(8, 24, 32),
@@ -222,8 +208,5 @@ tiny = spec(
     soft=(False, False, True),
     final=48,
 )
-small = Spec(
-    tiny.target,
-    {**widened(0.6).arguments, "bins": 64, "frame_rate_hz_in": 64.0, "levels": (-30.0, 25.0)},
-)
+small = derive(widened(0.6), levels=_LEVELS_DB)
 mn04, mn10, mn20, mn40 = (widened(factor) for factor in (0.4, 1.0, 2.0, 4.0))

@@ -12,12 +12,12 @@ from clapkit.audio.features import Features
 from clapkit.errors import SpecError
 from clapkit.nets.output import TowerOutput
 from clapkit.spec import Spec, derive, from_json, to_json
-from clapkit.towers import cnn14, dasheng, htsat, m2d, mobilenet, phinet, resnet, resnet18, vit
+from clapkit.towers import beats, cnn14, dasheng, efficientat, htsat, m2d, mobilenet, phinet, resnet, resnet18, vit
 
 TOWERS = {"resnet": resnet, "resnet18": resnet18, "mobilenet": mobilenet, "vit": vit, "m2d": m2d, "dasheng": dasheng}
-TOWERS |= {"cnn14": cnn14, "phinet": phinet, "htsat": htsat}
+TOWERS |= {"cnn14": cnn14, "phinet": phinet, "htsat": htsat, "beats": beats, "efficientat": efficientat}
 DROPS_TOKENS = {"vit"}
-WHOLE_STEPS_ONLY = {"dasheng", "cnn14"}  # as published, frames that do not fill a last patch or window are not heard
+WHOLE_STEPS_ONLY = {"beats", "cnn14", "dasheng"}  # as published, frames that fill no last patch or window are not heard
 WHOLE_PAIRS_ONLY = {"phinet"}  # as published, its first convolution has no place for a last frame without a second one
 BINS = 64
 FRAME_RATE_HZ = 64.0
