@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from clapkit.checkpoints import (
     audio_towers,
+    flam,
     glap,
     hf,
     laion,
@@ -18,6 +19,7 @@ from clapkit.checkpoints.base import Importer
 
 IMPORTERS: tuple[Importer, ...] = (
     *laion.IMPORTERS,
+    *flam.IMPORTERS,
     *hf.IMPORTERS,
     *open_clip.IMPORTERS,
     *microsoft.IMPORTERS,
