@@ -34,6 +34,7 @@ LAYOUTS = {
     "open_clip_clap_htsat_tiny": "open_clip",
     "open_clip_clap_htsat_tiny_roberta_base": "open_clip",
     "open_clip_clap_htsat_tiny_roberta_base_fused": "open_clip",
+    "openflam_v1_base": "flam",
     "beats_iter3": "beats",
     "beats_iter3_finetuned_as2m": "beats",
     "efficientat_mn10": "efficientat",
