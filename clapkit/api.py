@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from clapkit.errors import AudioErrors, AudioFailure, ClapkitError, MissingExtraError, ModelError, TextTowerError
+from clapkit.errors import AudioErrors, AudioFailure, ClapkitError, MissingExtraError, TextTowerError
 from clapkit.text.prompts import DEFAULT, fill
 
 if TYPE_CHECKING:
@@ -184,7 +184,10 @@ class Clap:
             from clapkit.text.locate import fetch_tokenizer
 
             if self.report.tokenizer is None:
-                raise ModelError(f"'{self.folder}' came without its tokenizer: embed token ids (embed_tokens)")
+                known = "".join(f"\n  - {note}" for note in self.report.notes if "tokenizer" in note)
+                raise TextTowerError(
+                    f"'{self.folder}' came without its tokenizer: embed token ids (embed_tokens).{known}"
+                )
             self._tokenizer = tokenizer_of(self.model, fetch_tokenizer(self.report.tokenizer))
         assert self._tokenizer is not None, "fetch_tokenizer gives a folder with a tokenizer or raises"
         return self._tokenizer

@@ -13,7 +13,7 @@ Pre-registered
                beside it, for comparison only: the ensemble of the library's evaluation prompts, and the bare name
                the control's interval, over the draws together, holds 0.10
     before     two draws of seed 2026 with `contrastive` gave 0.250 and 0.125 (results/esc50_unseen_stopped.json). They
-               and one of seed 100 were development from then on: `open_words` gave 0.255, 0.25 and 0.24 on them
+               and one of seed 100 were development from then on: `open_words` gave 0.255, 0.258 and 0.242 on them
 
 Run     python proofs/esc50_unseen.py --data DATA --out RUNS [--draws 0,1,2] [--arms true,shuffled]
 A draw and arm that has ended is not trained again; one that was interrupted goes on.

@@ -249,6 +249,11 @@ class MelFrontend(nn.Module):
         exact = torch.float32 if device.type == "mps" else torch.float64
         values = torch.float64 if self.filterbank.dtype == torch.float64 else torch.float32
         self.window = torch.tensor(self._window, device=device, dtype=exact)
+        if self.settings.transform == "float32" and values == torch.float32:
+            # torch computes its window in float32 too: in the last bit it is another, and so is the rounding behind it.
+            window = torch.hann_window(self.settings.window_samples, self.settings.window == "hann")
+            before = (self.settings.n_fft - len(window)) // 2
+            self.window = F.pad(window, (before, self.settings.n_fft - len(window) - before)).to(device)
         self.filterbank = torch.tensor(self._filterbank, device=device, dtype=values)
         if self.kernels is not None:
             kernels = fourier_kernels(self._window, bins=range(self.settings.spectrum_bins)[self._used_bins])

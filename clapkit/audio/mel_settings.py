@@ -17,7 +17,7 @@ _CHOICES = {
     "log": ("db", "ln"),
     "pad": ("reflect", "zeros"),
     "window": ("hann", "hann_symmetric"),
-    "transform": ("exact", "convolution"),
+    "transform": ("exact", "float32", "convolution"),
 }
 
 
@@ -50,10 +50,10 @@ class MelSettings:
     preemphasis         c: then sample t becomes x[t + 1] - c x[t], so that a clip is one sample shorter; None: none
     filterbank_rate_hz  the rate the filters are laid out for; None: `rate_hz`. One published model was trained with
                         filters meant for another rate.
-    transform           "exact": a fast Fourier transform in float64; "convolution": in float32, with the kernels of the
-                        transform, as torchlibrosa computes it. Its rounding, up to 0.1 dB in bands near -100 dB, shows
-                        in what a network that amplifies such differences makes of it. Slower; only on a CPU and in
-                        float32, elsewhere it is the exact one.
+    transform           "exact": a fast Fourier transform in float64; "float32": in float32, as torchaudio computes it;
+                        "convolution": in float32, with the kernels of the transform, as torchlibrosa does. Rounding, up to 0.1 dB in bands near -100 dB, shows
+                        in what a network that amplifies such differences makes of it. The convolution is slower, and
+                        only on a CPU and in float32; elsewhere it is the exact one.
 
     Raises SpecError, naming the field, for values that cannot work together.
     """
@@ -78,7 +78,7 @@ class MelSettings:
     window: Literal["hann", "hann_symmetric"] = _later("hann")
     preemphasis: float | None = _later(None)
     top_db: float | None = _later(None)
-    transform: Literal["exact", "convolution"] = _later("exact")
+    transform: Literal["exact", "float32", "convolution"] = _later("exact")
 
     def __post_init__(self) -> None:
         for name, allowed in _CHOICES.items():

@@ -46,7 +46,7 @@ def with_text(loaded: Loaded, source: Path, load: Callable[..., Loaded]) -> Load
                 f"the text encoder in '{source}' gives {text.width} numbers and the space of '{loaded.folder}' has "
                 f"{model.dimension}: it is not the one that this model was trained with"
             )
-        text_head, head_spec, pad_id = Keep(text.width, model.dimension), spec(Keep), 0
+        text_spec, text_head, head_spec, pad_id = text.spec(), Keep(text.width, model.dimension), spec(Keep), 0
         tokenizer = tokenizer_of_folder(text, source)
         name = None
     else:
@@ -60,11 +60,12 @@ def with_text(loaded: Loaded, source: Path, load: Callable[..., Loaded]) -> Load
                 f"'{source}' speaks of a space of {other.model.dimension} numbers, '{loaded.folder}' of "
                 f"{model.dimension}: they were not trained together"
             )
-        text, text_head, head_spec = other.model.text, other.model.text_head, other.spec.arguments["text_head"]
+        text, text_head = other.model.text, other.model.text_head
+        text_spec, head_spec = (other.spec.arguments[name] for name in ("text", "text_head"))
         tokenizer, pad_id, name = other.tokenizer, other.pad_id, other.report.tokenizer
         model.logit_scale.data.copy_(other.model.logit_scale.data)
     model.text, model.text_head, model.text_missing = text.requires_grad_(False).eval(), text_head.eval(), None
-    whole = derive(loaded.spec, text=text.spec(), text_head=head_spec, text_missing=None)
+    whole = derive(loaded.spec, text=text_spec, text_head=head_spec, text_missing=None)
     note = f"the language side is that of '{os.path.basename(source)}'"
     report = replace(loaded.report, text_missing=None, tokenizer=name, notes=(*loaded.report.notes, note))
     space = native.space_id(model, whole)
