@@ -14,6 +14,7 @@ from clapkit.audio.filterbank import analysis_window, mel_filterbank
 from clapkit.audio.mel_settings import LAION, LAION_FUSED
 from clapkit.checkpoints.base import Foreign, Importer, Plan, Shapes
 from clapkit.checkpoints.laion_towers import (
+    HEAD_WIDTH,
     ClapParts,
     absent_counters,
     clap_parts,
@@ -105,7 +106,7 @@ def _write(tensors: Mapping[str, Tensor], model: Spec, aside: Mapping[str, Tenso
     behind the embeddings, which have no part in embeddings, are zero.
     """
     parts = clap_parts(model, layout="laion")
-    _check_frontend(parts)
+    _check_writable(parts)
     ours = dict(tensors)
     stored = ours.pop("frontend.stored_filterbank", None)
     theirs = to_theirs(ours, _RULES)
@@ -115,12 +116,22 @@ def _write(tensors: Mapping[str, Tensor], model: Spec, aside: Mapping[str, Tenso
     return {"epoch": 0, "name": "clapkit", "state_dict": {f"module.{name}": theirs[name] for name in sorted(theirs)}}
 
 
-def _check_frontend(parts: ClapParts) -> None:
+def _check_writable(parts: ClapParts) -> None:
+    """Refuse what the file would not say: the reference would silently compute something else."""
     expected = LAION_FUSED if parts.audio["fusion"] else LAION
-    if replace(parts.frontend, quantise_int16=True) != expected or parts.activation != "relu":
+    if replace(parts.frontend, quantise_int16=True) != expected or parts.window_s != _WINDOW_S:
         raise CheckpointError(
-            f"the reference of laion computes {expected} and heads with ReLU, but this model has {parts.frontend} and "
-            f"heads with {parts.activation}: its embeddings would be others there"
+            f"the reference of laion computes {expected} in windows of {_WINDOW_S} s, but this model has "
+            f"{parts.frontend} in windows of {parts.window_s} s"
+        )
+    if parts.activation != "relu":
+        raise CheckpointError(f"the heads of laion have a ReLU, but those of this model have {parts.activation!r}")
+    heads, epsilon = parts.text["num_attention_heads"], parts.text["layer_norm_eps"]
+    # Ports of these files to transformers were published with 1e-12; vectors differ by less than a thousandth.
+    if heads * HEAD_WIDTH != parts.text["hidden_size"] or epsilon > 1e-5:
+        raise CheckpointError(
+            f"the text tower of laion has heads {HEAD_WIDTH} wide and epsilon 1e-5, but that of this model is "
+            f"{parts.text['hidden_size']} wide with {heads} heads and epsilon {epsilon}"
         )
 
 

@@ -56,7 +56,7 @@ class WindowAttention(nn.Module):
         query, key, value = joined.permute(2, 0, 3, 1, 4)  # each [B * windows, H, tokens, D / H]
         bias = self.bias_table[self.bias_index].view(tokens, tokens, -1).permute(2, 0, 1)[None]
         if apart_WNN is not None:
-            bias = (bias + apart_WNN[:, None]).repeat(batch, 1, 1, 1)
+            bias = (bias + apart_WNN[:, None]).expand(batch, -1, -1, -1, -1).flatten(0, 1)
         seen = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
         return self.out(seen.transpose(1, 2).reshape(batch, length, -1))
 
