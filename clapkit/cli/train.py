@@ -1,12 +1,13 @@
-"""clapkit train: from a recipe and captioned sound to a run folder."""
+"""clapkit train: from a recipe and captioned sound to a run folder; from a given model, with what that changed."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +15,13 @@ from clapkit.cli.inputs import read_columns, read_sets, read_splits
 from clapkit.cli.options import Column, Data, Device, Split, Trust
 from clapkit.cli.terminal import progress_wanted, results, say
 from clapkit.data.clip import Clip
+from clapkit.errors import RecipeError
+
+if TYPE_CHECKING:
+    from clapkit.data.manifest import Manifest
+    from clapkit.native import Loaded
+    from clapkit.recipe import Recipe
+    from clapkit.training.loop import Run
 
 _Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="Name (`clapkit recipes list`) or module:attribute.")]
 _Val = Annotated[list[Path] | None, typer.Option("--val", help="Evaluated at the end, never trained on. Repeatable.")]
@@ -27,6 +35,22 @@ _Set = Annotated[
     typer.Option("--set", metavar="key=value", help="Change a setting that exists: --set train.steps=500. Repeatable."),
 ]
 _Scale = Annotated[str | None, typer.Option("--scale", help="The same method at another size: tiny, small, paper.")]
+_From = Annotated[
+    str | None,
+    typer.Option("--from", metavar="CHECKPOINT", help="Model that `finetune` trains further: any checkpoint or run."),
+]
+_Variant = Annotated[str | None, typer.Option("--variant", help="Settings that the checkpoint of --from lacks.")]
+_Text = Annotated[Path | None, typer.Option("--text", help="Language side for a checkpoint of --from without one.")]
+_Old = Annotated[
+    list[Path] | None,
+    typer.Option("--old", help="Clips of what the model could do before: how much of it is forgotten. Repeatable."),
+]
+_OldSplit = Annotated[
+    list[str] | None, typer.Option("--old-split", metavar="COLUMN=a,b", help="Like --split, for --old.")
+]
+_HoldOut = Annotated[
+    float, typer.Option("--hold-out", help="With --from and without --val: share of --data to measure on.")
+]
 _Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint of --out.")]
 
 
@@ -38,62 +62,150 @@ def train(
     recipe: _Recipe,
     data: Data,
     out: _Out,
+    start: _From = None,
     val: _Val = None,
     split: Split = None,
     val_split: _ValSplit = None,
+    old: _Old = None,
+    old_split: _OldSplit = None,
+    hold_out: _HoldOut = 0.2,
     column: Column = None,
     sets: _Set = None,
     scale: _Scale = None,
     resume: _Resume = False,
     device: Device = "auto",
+    variant: _Variant = None,
+    text: _Text = None,
     trust: Trust = None,
 ) -> None:
     """Train a recipe on captioned or labelled sound.
 
     With --val the finished model is scored: zero-shot where the clips have labels, retrieval where they have captions.
     The scores stand in RUN/val.json and in the last line of RUN/log.jsonl.
+
+    With --from, a given model is trained further (recipe finetune). It is scored before and after, on clips that are
+    not trained on, and on those of --old; RUN/finetune.json says what was gained and what was forgotten.
     """
     from clapkit import api
-    from clapkit.data.manifest import read_all
 
-    columns = read_columns(column or ())
-    settings: dict[str, Any] = {key.replace(".", "__"): value for key, value in read_sets(sets or ()).items()}
-    if ":" in recipe:
-        sys.path.insert(0, os.getcwd())  # module:attribute may lie here, as with `python -m`
-    chosen = api.find_recipe(recipe)
-    manifest = read_all(data, columns=columns, splits=read_splits(split or ()))
-    held_out = read_all(val, columns=columns, splits=read_splits(val_split or ())) if val else None
+    chosen = _resolved(recipe, scale, sets or ())
+    _check_start(chosen, start, [name for name, given in (("--old", old), ("--text", text)) if given])
+    read = _Reader(columns=read_columns(column or ()))
+    manifest = read(data, split)
+    held_out = read(val, val_split).clips if val else ()
+    before = read(old, old_split).clips if old else ()
     say(manifest.describe())
     for source in manifest.report:
         say(str(source))
-    if held_out is not None:
-        _note_overlap(manifest.clips, held_out.clips)
-    run = api.train(
-        chosen,
-        manifest.clips,
-        out=out,
-        resume=resume,
-        scale=scale,
-        device=device,
-        progress=progress_wanted(),
-        **settings,
-    )
-    _note_skipped(out)
-    say(f"{run.steps} steps in {run.seconds:.0f} s: {run.model_path}")
-    if held_out is not None:
+    _note_overlap(manifest.clips, held_out, "--val")
+    _note_overlap(manifest.clips, before, "--old")
+    if start is not None:
+        given = _Given(start, device=device, variant=variant, text=text, trust=tuple(trust or ()))
+        _tune(chosen, manifest.clips, given, out=out, resume=resume, val=held_out, old=before, hold_out=hold_out)
+        return
+    run = api.train(chosen, manifest.clips, out=out, resume=resume, device=device, progress=progress_wanted())
+    _finish(run, out)
+    if held_out:
         from clapkit.cli.scoring import score_run
 
-        clap = api.load(run.path, device, trust=trust or ())
-        for report in score_run(clap, held_out.clips, out):
+        for report in score_run(api.load(out, device, trust=trust or ()), held_out, out):
             results().print(report.table())
 
 
-def _note_overlap(trained: Sequence[Clip], held_out: Sequence[Clip]) -> None:
+@dataclass(frozen=True)
+class _Reader:
+    columns: Mapping[str, str]
+
+    def __call__(self, sources: Sequence[Path], splits: Sequence[str] | None) -> Manifest:
+        from clapkit.data.manifest import read_all
+
+        return read_all(sources, columns=self.columns, splits=read_splits(splits or ()))
+
+
+@dataclass(frozen=True)
+class _Given:
+    """The model of --from, as it is to be loaded."""
+
+    path: str
+    device: str
+    variant: str | None
+    text: Path | None
+    trust: tuple[str, ...]
+
+    def load(self) -> Loaded:
+        from clapkit.checkpoints.load import read_model
+
+        return read_model(self.path, variant=self.variant, text=self.text, trust=self.trust)
+
+
+def _resolved(name: str, scale: str | None, sets: Sequence[str]) -> Recipe:
+    from clapkit import api
+
+    if ":" in name:
+        sys.path.insert(0, os.getcwd())  # module:attribute may lie here, as with `python -m`
+    chosen = api.find_recipe(name)
+    chosen = chosen if scale is None else chosen.at(scale)
+    for key, value in read_sets(sets).items():
+        chosen = chosen.with_set(key, value)
+    return chosen
+
+
+def _check_start(recipe: Recipe, start: str | None, needing: Sequence[str]) -> None:
+    """Refuse at once what `training.beginning` would refuse after the data has been read."""
+    if start is None and recipe.tune is not None:
+        raise RecipeError("this recipe trains a model further: say which with --from CHECKPOINT")
+    if start is not None and recipe.tune is None:
+        raise RecipeError("--from is for recipes that train a given model further, such as finetune")
+    if start is None and needing:
+        raise RecipeError(f"{' and '.join(needing)} belong to a model that is given with --from")
+
+
+def _tune(
+    recipe: Recipe,
+    clips: Sequence[Clip],
+    given: _Given,
+    *,
+    out: Path,
+    resume: bool,
+    val: Sequence[Clip],
+    old: Sequence[Clip],
+    hold_out: float,
+) -> None:
+    """Score the given model, train it further, score the result."""
+    from clapkit import api
+    from clapkit.cli import tuning
+    from clapkit.training.loop import train as train_model
+
+    trained, new = (clips, val) if val else tuning.set_aside(clips, share=hold_out)
+    measured = {tuning.NEW: new, tuning.OLD: old}
+    classes = {tuning.NEW: sorted({clip.label for clip in clips if clip.label})}
+    loaded = given.load()
+    say(f"{given.path}: {loaded.report.family}, {loaded.space_id}")
+    before = tuning.Measured(api.Clap(loaded, device=given.device), measured, classes=classes)
+    run = train_model(
+        recipe, trained, out=out, start=loaded, resume=resume, device=given.device, progress=progress_wanted()
+    )
+    assert run is not None, "only stop_at_step ends a run early"
+    _finish(run, out)
+    del loaded
+    after = tuning.Measured(api.load(out, given.device, trust=given.trust), measured, classes=classes)
+    change = before.change_to(after, given=given.path, steps=run.steps, trained_on=len(trained))
+    tuning.write_change(change, out)
+    results().print(change.table())
+    say(f"in full: {out / 'finetune.json'}")
+
+
+def _finish(run: Run, out: Path) -> None:
+    _note_skipped(out)
+    say(f"{run.steps} steps in {run.seconds:.0f} s: {run.model_path}")
+
+
+def _note_overlap(trained: Sequence[Clip], held_out: Sequence[Clip], option: str) -> None:
     """A score on clips that were trained on is not one: say how many there are."""
     known = {(str(clip.audio), clip.start_s) for clip in trained}
     shared = sum((str(clip.audio), clip.start_s) in known for clip in held_out)
     if shared:
-        say(f"note: {shared} of the {len(held_out)} clips of --val are trained on, so that its scores say little")
+        say(f"note: {shared} of the {len(held_out)} clips of {option} are trained on, so that its scores say little")
 
 
 def _note_skipped(run: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from clapkit.errors import DataError
 
 # Streams of random numbers: one purpose each, so that a new purpose does not move the others.
-ORDER, VIEWS, TEXTS, TOKENS = 1, 2, 3, 4
+ORDER, VIEWS, TEXTS, TOKENS, HELD_OUT = 1, 2, 3, 4, 5
 
 
 def stream(seed: int, purpose: int, *position: int) -> np.random.Generator:
