@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from clapkit.audio.kaldi import KaldiSettings
-from clapkit.audio.mel_settings import EFFICIENTAT
+from clapkit.audio.mel_settings import EFFICIENTAT, MelSettings
 from clapkit.checkpoints.base import Foreign, Importer, Plan, Shapes
 from clapkit.checkpoints.rules import Computed, Drop, Merge, Rename, Rule, transposed
 from clapkit.errors import CheckpointError
@@ -162,12 +164,13 @@ def _beats_plan(foreign: Foreign) -> Plan:
 
 _KERNEL = "features.{}.block.{}.0.weight"
 _DEPTH = 15  # of MobileNetV3-Large, whose strides and non-linearities the tower has unless told otherwise
+_HOP, _MELS = re.compile(r"hop_(\d+)(?!\d)"), re.compile(r"mels_(\d+)(?!\d)")
 _HEADS = ("classifier.2.weight", "classifier.5.weight")
 
 
 def _is_efficientat(shapes: Shapes) -> bool:
-    needed = ("features.0.0.weight", "features.1.block.0.0.weight", "features.4.block.2.conc_se_layers.0.fc1.weight")
-    return all(name in shapes for name in needed)
+    needed = ("features.0.0.weight", "features.1.block.0.0.weight")
+    return all(name in shapes for name in needed) and any(".conc_se_layers." in name for name in shapes)
 
 
 def _widens(shapes: Shapes, block: int) -> bool:
@@ -235,17 +238,36 @@ def _efficientat_tower(shapes: Shapes) -> Spec:
     )
 
 
+def _efficientat_frontend(foreign: Foreign) -> tuple[MelSettings, str]:
+    """The front-end, and how it is known: published names say where it is not the usual one (hop_5, mels_40)."""
+    told = foreign.variant if foreign.variant is not None else foreign.path.name
+    hop, mels = _HOP.search(told), _MELS.search(told)
+    if foreign.variant is not None and hop is None and mels is None:
+        raise CheckpointError(
+            f"variant={foreign.variant!r} is unknown for EfficientAT: give hop_N (N milliseconds) or mels_N (N bins)"
+        )
+    settings = EFFICIENTAT
+    if hop is not None:
+        settings = replace(settings, hop_samples=int(hop[1]) * settings.rate_hz // 1000)
+    if mels is not None:
+        settings = replace(settings, mel_bins=int(mels[1]))
+    how = f"{settings.rate_hz} Hz, {settings.mel_bins} bins, a hop of {settings.hop_samples} samples"
+    if hop is None and mels is None:
+        return settings, f"the file does not say its front-end: that of most mn*_as files is taken ({how})"
+    return settings, f"the front-end is what {told!r} says ({how})"
+
+
 def _efficientat_plan(foreign: Foreign) -> Plan:
     shapes = foreign.shapes
     tower = _efficientat_tower(shapes)
+    frontend, how = _efficientat_frontend(foreign)
+    notes = [how]
+    if tower.arguments["classes"] is not None:
+        notes.append("model.audio.logits(features) are the logits of its classes")
     return Plan(
-        model=_audio_only(tower, frontend=EFFICIENTAT, width=tower.arguments["final"], window_s=60.0),
+        model=_audio_only(tower, frontend=frontend, width=tower.arguments["final"], window_s=60.0),
         rules=_efficientat_rules(shapes),
-        notes=(
-            "the file does not say its front-end or its strides: those of the published mn*_as files are taken "
-            "(32 kHz, 128 bins, hop 320, strides of 2)",
-            "model.audio.logits(features) are the logits of its classes",
-        ),
+        notes=tuple(notes),
         no_text=_NO_TEXT.format("EfficientAT"),
     )
 
