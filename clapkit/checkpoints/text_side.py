@@ -6,8 +6,10 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from clapkit import native
+from clapkit.checkpoints.clip import is_clip, read_clip_text
 from clapkit.errors import CheckpointError, TextTowerError
 from clapkit.heads.projection import Keep
 from clapkit.model import DualEncoder
@@ -34,12 +36,23 @@ def find_tokenizer(model: DualEncoder, path: Path, name: str | None) -> native.T
 
 
 def with_text(loaded: Loaded, source: Path, load: Callable[..., Loaded]) -> Loaded:
-    """The same sound side with the language side of `source`: a text encoder's folder, or a checkpoint that has one.
+    """The same sound side with the language side of `source`.
 
-    CheckpointError if the two do not share a width.
+    `source` is the folder of a text encoder or of CLIP, or a checkpoint that has a language side. CheckpointError if the two do not share a width.
     """
     model = loaded.model
-    if _is_encoder(source):
+    text: Any
+    text_head: Any
+    if is_clip(source):
+        text, text_spec, text_head, head_spec = read_clip_text(source)
+        if text_head.width != model.dimension:
+            raise CheckpointError(
+                f"the CLIP in '{source}' speaks of a space of {text_head.width} numbers, '{loaded.folder}' of "
+                f"{model.dimension}: they were not trained together"
+            )
+        tokenizer = tokenizer_of_folder(text, source) if (source / TOKENIZER_FILE).is_file() else None
+        name, pad_id = "openai/clip-vit-base-patch32", 0
+    elif _is_encoder(source):
         text = TransformersText.from_folder(source, pooling="mean")
         if text.width != model.dimension:
             raise CheckpointError(
@@ -72,7 +85,7 @@ def with_text(loaded: Loaded, source: Path, load: Callable[..., Loaded]) -> Load
     return replace(loaded, spec=whole, tokenizer=tokenizer, space_id=space, report=report, pad_id=pad_id)
 
 
-def tokenizer_of_folder(text: TransformersText, folder: Path) -> native.TextTokenizer:
+def tokenizer_of_folder(text: Any, folder: Path) -> native.TextTokenizer:
     if not (folder / TOKENIZER_FILE).is_file():
         raise TextTowerError(f"'{folder}' has no {TOKENIZER_FILE} beside its text encoder")
     return native.TextTokenizer(folder, max_tokens=text.max_tokens)

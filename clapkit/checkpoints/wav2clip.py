@@ -90,7 +90,7 @@ def _plan(foreign: Foreign) -> Plan:
         ),
         constants={"logit_scale": math.log(_CLIP_SCALE)},
         no_text="Wav2CLIP files hold no text tower: sounds are embedded into the space of CLIP ViT-B/32. "
-        "Give the text half of that model, for example text='openai/clip-vit-base-patch32' or its folder",
+        "Give the folder of that model as transformers stores it: text='clip-vit-base-patch32'",
     )
 
 

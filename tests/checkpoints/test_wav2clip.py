@@ -112,7 +112,7 @@ def test_there_is_no_text_side(loaded):
         model.encode_text(torch.zeros(1, 4, dtype=torch.int64), torch.ones(1, 4, dtype=torch.bool))
 
 
-def shrunk(width: int = 8, blocks: int = 1, channels: int = 1) -> dict[str, torch.Tensor]:
+def shrunk(width: int = 8, blocks: int = 1, channels: int = 1, dimension: int = 16) -> dict[str, torch.Tensor]:
     """A file of the same names and other sizes."""
     tensors = {"audio_encoder.conv1.weight": torch.randn(width, channels, 5, 5)}
     before = width
@@ -134,7 +134,7 @@ def shrunk(width: int = 8, blocks: int = 1, channels: int = 1) -> dict[str, torc
                 tensors[f"{name}.downsample.0.weight"] = torch.randn(after, before, 1, 1)
                 norm(f"{name}.downsample.1", after)
             before = after
-    for number, shape in ((0, (24, before)), (3, (16, 24))):
+    for number, shape in ((0, (24, before)), (3, (dimension, 24))):
         tensors[f"audio_transform.sequential.{number}.weight"] = torch.randn(shape)
         tensors[f"audio_transform.sequential.{number}.bias"] = torch.randn(shape[0])
     return tensors
