@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clapkit.checkpoints.known import KNOWN
 from clapkit.errors import CheckpointError, MissingExtraError
 from clapkit.text.locate import hub_cache
 
@@ -55,6 +56,20 @@ def hub_name(name: str | os.PathLike) -> HubName | None:
     return (
         None if Path(text).suffix in {w[1:] for w in WEIGHTS} else HubName(found["repo"], found["revision"] or "main")
     )
+
+
+def locate(name: str | os.PathLike) -> Path:
+    """The local path for what a user calls a model: a path, a short name of `known.KNOWN`, or a name on the hub.
+
+    A path that exists is meant before anything else; what is none of these comes back as the path it looks like.
+    """
+    text = os.fspath(name)
+    if not os.path.exists(text):
+        if text in KNOWN:
+            return fetch(HubName(KNOWN[text].repository, file=KNOWN[text].file))
+        if place := hub_name(name):
+            return fetch(place)
+    return Path(name)
 
 
 def fetch(name: str | HubName, *, revision: str | None = None, token: str | None = None) -> Path:

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from clapkit.checkpoints.hub import HubName, fetch, hub_name, push_to_hub
+from clapkit.checkpoints.hub import HubName, fetch, hub_name, locate, push_to_hub
 from clapkit.checkpoints.reading import read
 from clapkit.errors import CheckpointError, MissingExtraError
 
@@ -374,3 +374,18 @@ def test_without_the_library_the_command_that_installs_it_is_named(monkeypatch, 
     for call in (lambda: fetch("me/model"), lambda: push_to_hub(folder, "me/model")):
         with pytest.raises(MissingExtraError, match=r'pip install "clapkit\[hub\]"'):
             call()
+
+
+def test_whatever_a_user_calls_a_model(hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    hub.add("lukewys/laion_clap", {"630k-best.pt": b"1", "630k-fusion-best.pt": b"2"})
+    hub.add("laion/clap-htsat-unfused", {"model.safetensors": b"3", "config.json": b"{}"})
+    assert locate("laion-630k").read_bytes() == b"1"
+    assert locate("hf://lukewys/laion_clap/630k-fusion-best.pt").read_bytes() == b"2"
+    for name in ("hf-clap-unfused", "laion/clap-htsat-unfused"):
+        assert (locate(name) / "model.safetensors").read_bytes() == b"3"
+    hub.seen.clear()
+    (tmp_path / "laion-630k").mkdir()  # what is here is meant first
+    for name in ("laion-630k", "absent", "absent.pt", str(tmp_path), tmp_path / "absent" / "x"):
+        assert locate(name) == Path(name)
+    assert hub.seen == []
