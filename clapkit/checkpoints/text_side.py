@@ -38,7 +38,8 @@ def find_tokenizer(model: DualEncoder, path: Path, name: str | None) -> native.T
 def with_text(loaded: Loaded, source: Path, load: Callable[..., Loaded]) -> Loaded:
     """The same sound side with the language side of `source`.
 
-    `source` is the folder of a text encoder or of CLIP, or a checkpoint that has a language side. CheckpointError if the two do not share a width.
+    `source` is the folder of a text encoder or of CLIP, or a checkpoint that has a language side.
+    CheckpointError if the two do not share a width.
     """
     model = loaded.model
     text: Any
