@@ -41,7 +41,7 @@ def filterbank_name(shapes: Shapes, prefix: str) -> str | None:
 
 
 def mel_settings(shapes: Shapes, prefix: str, *, base: MelSettings) -> MelSettings:
-    """`base` with the sizes that the file shows: mel bins by the first norm, the transform by the stored filter bank."""
+    """`base` with the sizes that the file shows: mel bins by the first norm, the transform by its filter bank."""
     (bins,) = shape_of(shapes, f"{prefix}bn0.weight", axes=1)
     n_fft = base.n_fft
     if name := filterbank_name(shapes, prefix):
@@ -140,7 +140,7 @@ def _plan(foreign: Foreign) -> Plan:
         filterbank=filterbank_name(shapes, ""),
         notes=(how,),
         no_text="PANNs files are audio taggers and were never trained with text: there is nothing to embed it with. "
-        "Load a CLAP model, or train a text side on this tower (clapkit train)",
+        "Load a CLAP model, or give text=<checkpoint or folder> of a text side that was trained on this tower",
     )
 
 

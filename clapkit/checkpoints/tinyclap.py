@@ -92,7 +92,7 @@ def _plan(foreign: Foreign) -> Plan:
         rules=_rules(_blocks(foreign)),
         notes=(
             "sound keeps its own length up to 60 s, as in the reference, which pads and repeats nothing",
-            "the spectrum is computed in float32 by a convolution, as in the reference: the network amplifies its rounding",
+            "the spectrum comes from a float32 convolution, as in the reference: the network amplifies its rounding",
             "the file has no logit scale: 100, the highest in use, is taken until that of the teacher is given",
         ),
         no_text=f"tinyCLAP files hold the audio side only; their {dimension} dimensions are those of Microsoft CLAP "

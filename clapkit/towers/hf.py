@@ -113,7 +113,7 @@ class TransformersText(nn.Module):
             raise TextTowerError(f"the texts are {ids_BL.shape[1]} tokens long, at most {self.max_tokens} are read")
         out = self.encoder(input_ids=ids_BL, attention_mask=mask_BL.to(ids_BL.dtype))
         frames_BTD = out.last_hidden_state
-        counted_BL = mask_BL if self.pooling != "last_id" else ids_BL != self.pad_id
+        counted_BL = ids_BL.ne(self.pad_id) if self.pooling == "last_id" and self.pad_id is not None else mask_BL
         return TowerOutput(frames_BTD, mask_BL, self._pool(frames_BTD, counted_BL, out))
 
     def _pool(self, frames_BTD: torch.Tensor, mask_BT: torch.Tensor, out: Any) -> torch.Tensor:

@@ -153,5 +153,5 @@ def test_a_given_pad_id_is_saved(byte_folder, tmp_path):
 
 
 def test_a_pad_id_that_is_no_token_is_refused(byte_folder):
-    with pytest.raises(TextTowerError, match="pad_id=259 is no token.*which has 259"):
+    with pytest.raises(TextTowerError, match=r"pad_id=259 is no token.*which has 259"):
         TextTokenizer(byte_folder, pad_id=259)

@@ -135,7 +135,7 @@ def test_the_last_id_is_counted_by_the_ids_and_not_by_the_mask():
     out = tower(ids_BL, mask_BL)
     assert torch.equal(out.summary_BD, out.frames_BTD[torch.arange(2), torch.tensor([2, 2])])
     assert torch.equal(tower(ids_BL, torch.ones_like(mask_BL)).summary_BD, out.summary_BD)
-    with pytest.raises(TextTowerError, match="'last_id' counts the ids.*give pad_id"):
+    with pytest.raises(TextTowerError, match=r"'last_id' counts the ids.*give pad_id"):
         TransformersText(config, pooling="last_id", max_tokens=64)
 
 
