@@ -215,7 +215,9 @@ def tokenizer_of(model: DualEncoder, folder: Path) -> TextTokenizer | None:
     if model.text is None or not (folder / TOKENIZER_FILE).is_file():
         return None
     options = {name: getattr(model.text, name, None) for name in ("pad_id", "suffix")}
-    return TextTokenizer(folder, max_tokens=model.text.max_tokens, **{k: v for k, v in options.items() if v})
+    return TextTokenizer(
+        folder, max_tokens=model.text.max_tokens, **{k: v for k, v in options.items() if v not in (None, "")}
+    )
 
 
 def _aside(folder: Path) -> Mapping[str, torch.Tensor]:
