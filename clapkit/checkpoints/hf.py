@@ -138,7 +138,6 @@ def _check_audio(config: Mapping[str, Any], *, fused: bool) -> None:
         "patch_size": side,
         "patch_stride": [4, 4],
         "enable_fusion": fused,
-        "fusion_type": "aff_2d" if fused else config.get("fusion_type"),
     }
     for name, expected in fixed.items():
         found = config.get(name, expected)
@@ -158,12 +157,6 @@ def _frontend(extractor: Mapping[str, Any], *, fused: bool, bins: int) -> MelSet
     if not extractor:
         return base
     n_fft = extractor.get("fft_window_size", base.n_fft)
-    truncation = extractor.get("truncation", "fusion")
-    if (truncation == "fusion") is not fused:
-        raise CheckpointError(
-            f"its preprocessor_config.json has truncation {truncation!r}, but the model {'has' if fused else 'has no'} "
-            f"fusion of long sound: expected {'fusion' if fused else 'rand_trunc'!r}"
-        )
     if extractor.get("feature_size", bins) != bins or extractor.get("top_db") is not None:
         raise CheckpointError(
             f"its preprocessor_config.json has feature_size {extractor.get('feature_size')!r} and top_db "
@@ -195,6 +188,12 @@ def _notes(config: Mapping[str, Any], *, fused: bool) -> tuple[str, ...]:
         notes.append("no preprocessor_config.json beside it: the front-end of the published models is taken")
     if not config.get("text_config"):
         notes.append("no config.json beside it: the text tower has heads of 64 and epsilon 1e-12, as published")
+    truncation = _section(config, "preprocessor_config").get("truncation", usual := "fusion" if fused else "rand_trunc")
+    if truncation != usual:
+        notes.append(
+            f"preprocessor_config.json has truncation {truncation!r}, which this model cannot be fed with: {usual!r} and "
+            "its filters are taken"
+        )
     if fused:
         notes.append("longer sound is heard as the whole and three chunks, which transformers draws at random")
         notes.append("transformers takes a random clip of a batch of short ones for a long one; that is left out")
