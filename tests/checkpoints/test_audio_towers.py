@@ -31,9 +31,9 @@ def build(foreign: Foreign, importer):
     with skip_initialisation():
         model = plan.model.build().eval()
     ours = to_ours(foreign.tensors, plan.rules).ours
-    for name, value in model.state_dict().items():
+    for name, x in model.state_dict().items():
         if name == "logit_scale" or name.endswith("num_batches_tracked"):
-            ours.setdefault(name, value)
+            ours.setdefault(name, x)
     model.load_state_dict(ours)
     return model
 
