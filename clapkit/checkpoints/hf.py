@@ -191,8 +191,8 @@ def _notes(config: Mapping[str, Any], *, fused: bool) -> tuple[str, ...]:
     truncation = _section(config, "preprocessor_config").get("truncation", usual := "fusion" if fused else "rand_trunc")
     if truncation != usual:
         notes.append(
-            f"preprocessor_config.json has truncation {truncation!r}, which this model cannot be fed with: {usual!r} and "
-            "its filters are taken"
+            f"preprocessor_config.json has truncation {truncation!r}, which this model cannot be fed with: "
+            f"{usual!r} and its filters are taken"
         )
     if fused:
         notes.append("longer sound is heard as the whole and three chunks, which transformers draws at random")
