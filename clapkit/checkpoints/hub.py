@@ -27,6 +27,7 @@ SCHEME = "hf://"
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt")
 BESIDE = ("*.json", "*.yml", "*.yaml", "vocab.txt", "merges.txt", "*.model", "README.md", "LICENSE*")
 FOLDERS = ("", "text/")
+_TIMEOUT_S = 20.0
 _NAME = re.compile(r"(?P<repo>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>[\w.-]+))?(/(?P<file>[\w][\w./ -]*))?")
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
@@ -90,7 +91,9 @@ def fetch(name: str | HubName, *, revision: str | None = None, token: str | None
     api = hub.HfApi(endpoint=_endpoint(), token=token)
     try:
         with _explained(place.repo, f"revision '{place.revision}'"):
-            wanted = _wanted(api.list_repo_files(place.repo, revision=place.revision), place)
+            # This question is asked once; those of a download are repeated for half a minute where nobody answers.
+            known = api.repo_info(place.repo, revision=place.revision, timeout=_TIMEOUT_S).siblings or ()
+            wanted = _wanted([file.rfilename for file in known], place)
             patterns = [glob.escape(file) for file in wanted]
             folder = hub.snapshot_download(
                 place.repo,

@@ -28,8 +28,14 @@ _TRAINER = ("optim", "scaler", "scheduler", "lr_s")
 _PREFIXES = ("module.", "_orig_mod.")
 _ABSENT = object()
 _SMALL_TENSOR = 64
-_MOST_NODES = 5000
+_MOST_NODES = 20_000
+_MOST_ENTRIES = 200
+_MOST_VISITS = 300_000
 _MOST_DEPTH = 12
+
+
+class _TooMany(Exception):
+    """More entries than anyone would look through."""
 
 
 def read(path: str | Path, *, variant: str | None = None) -> Foreign:
@@ -64,10 +70,16 @@ def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]
     if kind == "safetensors":
         return read_safetensors(path), {}, []
     file = open_zip(path) if kind == "zip" else open_legacy(path)
-    leaves, others = _unwrap(file.content, path)
+    try:
+        leaves, others = _unwrap(file.content, path)
+    except _TooMany:
+        raise CheckpointError(
+            f"'{path}' nests more than {_MOST_VISITS} entries, far more than a model has: save its tensors alone"
+        ) from None
     config: dict[str, Any] = {}
-    for name, value in others.items():
-        if not name.startswith(_TRAINER) and (known := _plain(value, file)) is not _ABSENT:
+    left = [_MOST_NODES]
+    for name, value in list(others.items())[:_MOST_ENTRIES]:
+        if not name.startswith(_TRAINER) and (known := _plain(value, file, left)) is not _ABSENT:
             config[name] = known
     for name in ("cfg", "config"):
         if isinstance(config.get(name), dict):
@@ -91,12 +103,15 @@ def _unwrap(content: Any, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
                 f"'{path}' holds {_described(content)}, expected a dict of named tensors: "
                 "save it with torch.save(model.state_dict(), FILE)"
             )
-        part = next((name for name in WRAPPERS if _holds_tensors(content.get(name))), None)
+        left = [_MOST_VISITS]
+        part = next((name for name in WRAPPERS if _holds_tensors(content.get(name), left)), None)
         direct = {name: value for name, value in content.items() if _is_leaf(value)}
         if part is None and not direct:
-            inner = [name for name, value in content.items() if _holds_tensors(value) and "optim" not in str(name)]
+            inner = [
+                name for name, value in content.items() if _holds_tensors(value, left) and "optim" not in str(name)
+            ]
             if len(inner) > 1:
-                direct = {k: v for name in inner for k, v in _flat(str(name), content[name])}
+                direct = {k: v for name in inner for k, v in _flat(str(name), content[name], left)}
                 content = {name: value for name, value in content.items() if name not in inner}
             part = inner[0] if len(inner) == 1 else None
         if part is None:
@@ -111,19 +126,30 @@ def _is_leaf(value: Any) -> bool:
     return isinstance(value, StoredTensor) or (isinstance(value, StoredArray) and value.value is not None)
 
 
-def _holds_tensors(value: Any, depth: int = 3) -> bool:
+def _holds_tensors(value: Any, left: list[int], depth: int = 3) -> bool:
     if not isinstance(value, dict) or depth == 0:
         return False
-    return any(_is_leaf(v) for v in value.values()) or any(_holds_tensors(v, depth - 1) for v in value.values())
+    _visit(len(value), left)
+    if any(_is_leaf(inner) for inner in value.values()):
+        return True
+    return any(_holds_tensors(inner, left, depth - 1) for inner in value.values())
 
 
-def _flat(name: str, value: dict[str, Any], depth: int = 4) -> Iterator[tuple[str, Any]]:
+def _visit(count: int, left: list[int]) -> None:
+    """Dicts may stand in each other many times over: count what is looked at, or looking would never end."""
+    left[0] -= count
+    if left[0] < 0:
+        raise _TooMany
+
+
+def _flat(name: str, value: dict[str, Any], left: list[int], depth: int = 4) -> Iterator[tuple[str, Any]]:
     """A dict of modules, each with its tensors, under dotted names."""
+    _visit(len(value), left)
     for key, inner in value.items():
         if _is_leaf(inner):
             yield f"{name}.{key}", inner
         elif isinstance(inner, dict) and depth:
-            yield from _flat(f"{name}.{key}", inner, depth - 1)
+            yield from _flat(f"{name}.{key}", inner, left, depth - 1)
 
 
 def _named(leaves: dict[Any, Any], path: Path) -> dict[str, Any]:
@@ -146,13 +172,20 @@ def _described(content: Any) -> str:
     return "a single tensor" if _is_leaf(content) else f"a value of type {type(content).__name__}"
 
 
-def _plain(value: Any, file: TorchFile) -> Any:
-    """The value as JSON could hold it (a small tensor as its numbers), or _ABSENT if it is large or something else."""
+def _plain(value: Any, file: TorchFile, left: list[int]) -> Any:
+    """The value as JSON could hold it (a small tensor as its numbers), or _ABSENT if it is large or something else.
+
+    `left` is how many values may still be copied, out of all entries.
+    """
     if isinstance(value, StoredTensor) and math.prod(value.shape) <= _SMALL_TENSOR:
         return fetch(file, {"": value})[""].tolist()
     if isinstance(value, StoredArray) and value.value is not None and value.value.size <= _SMALL_TENSOR:
         return value.value.tolist()
-    return _copied(value, [_MOST_NODES], _MOST_DEPTH)
+    mine = [min(left[0], _MOST_NODES // 4)]
+    before = mine[0]
+    copy = _copied(value, mine, _MOST_DEPTH)
+    left[0] -= before - max(mine[0], 0)
+    return copy
 
 
 def _copied(value: Any, left: list[int], depth: int) -> Any:

@@ -191,6 +191,50 @@ def test_a_configuration_that_grows_when_it_is_written_out(tmp_path):
     assert read(as_zip(path, nest, {"0": bytes(16)})).tensors["w"].shape == (4,)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        (b"collections\nOrderedDict", [(i, i) for i in range(10_000)]),
+        (b"builtins\nset", list(range(10_000))),
+        (b"_codecs\nencode", "x" * 2**20),
+        (b"pathlib\nPosixPath", "x" * 2**20),
+        (b"torch\ndevice", "x" * 2**20),
+    ],
+)
+def test_calls_that_copy_the_same_value_again_and_again(tmp_path, name, value):
+    again = b"h\x01h\x00\x85R" if name != b"_codecs\nencode" else b"h\x01h\x00h\x02\x86R"
+    start = pickled(value)[:-1] + b"r\x00\x00\x00\x00c" + name + b"\nr\x01\x00\x00\x00U\x06latin1r\x02\x00\x00\x00]("
+    refused(as_zip(tmp_path / "m.pt", start + again * 20_000 + b"e."), "copy more than")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"ctorch\ndevice\n" + b")" + b"2\x86" * 200 + b"\x85R.",  # all of these would be written out, if asked to
+        b"cpathlib\nPosixPath\n" + b")" + b"2\x86" * 200 + b"\x85R.",
+        b"c_codecs\nencode\nU\x01a" + b")" + b"2\x86" * 200 + b"\x86R.",
+        b"cnumpy\ndtype\n" + b")" + b"2\x86" * 200 + b"\x85R.",
+        b")" + b"2\x86" * 200 + b"U\x01a\x93.",
+        b"(U\x07storagectorch\nFloatStorage\n" + b")" + b"2\x86" * 200 + b"U\x03cpuK\x04tQ.",
+        b"}\x8a\xff" + b"\x7f" * 255 + b"K\x01s.",
+    ],
+)
+def test_values_that_would_take_for_ever_to_write_out(tmp_path, data):
+    refused(as_zip(tmp_path / "m.pt", b"\x80\x02" + data))
+
+
+def test_dicts_that_stand_in_each_other(tmp_path):
+    for depth, words in ((2, "nests more than"), (12, "nests more than")):
+        inner: dict = {}
+        for _ in range(depth):
+            inner = {str(i): inner for i in range(1000)}
+        refused(as_zip(tmp_path / "m.pt", pickled({"model": inner})), words)
+    leaves = {f"{i}": inner for i in range(1000)}
+    torch.save({"w": torch.ones(1), **leaves}, tmp_path / "n.pt")
+    foreign = read(tmp_path / "n.pt")
+    assert len(json.dumps(foreign.config)) < 10_000_000 and len(foreign.extras) == 1000
+
+
 def test_more_steps_or_bytes_than_weights_need(tmp_path):
     refused(as_zip(tmp_path / "m.pt", b"\x80\x02" + b"N0" * 600_000 + b"."), "more than 1000000 steps")
     refused(as_zip(tmp_path / "n.pt", b"\x80\x02" + b"N" * (17 * 2**20) + b"."), "at most")

@@ -156,9 +156,3 @@ def test_inspect_refuses_what_would_run_code(clapkit, tmp_path, monkeypatch):
     outcome = clapkit("inspect", tmp_path / "model.pt")
     assert outcome.exit_code == 2 and f"{os.name}.mkdir" in outcome.stderr
     assert not (tmp_path / "pwned").exists()
-
-
-@pytest.mark.parametrize("verb", ["convert", "inspect"])
-def test_help_teaches_these_verbs(clapkit, verb):
-    outcome = clapkit(verb, "--help", COLUMNS="200")
-    assert outcome.exit_code == 0 and f"Example:  clapkit {verb}" in outcome.stdout

@@ -12,6 +12,7 @@ from clapkit.errors import ModelError
 VERBS = [
     (), ("train",), ("eval",), ("eval", "zero-shot"), ("eval", "retrieval"), ("eval", "search"), ("embed",),
     ("classify",), ("index",), ("search",), ("recipes",), ("recipes", "list"), ("recipes", "show"), ("demo",),
+    ("inspect",), ("convert",),
 ]  # fmt: skip
 
 

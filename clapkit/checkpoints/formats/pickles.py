@@ -33,9 +33,12 @@ from clapkit.checkpoints.formats.stand_ins import (
 )
 from clapkit.errors import CheckpointError
 
+# Limits on the pickle, its instructions, and what its calls may copy. A LAION file with its optimizer takes 7e4 steps
+# and 5e5 bytes; without the last limit one list of a megabyte could be copied into terabytes.
 MOST_BYTES = 16 * 2**20
 MOST_STEPS = 1_000_000
-"""A LAION file with its optimizer takes 7e4 steps and 5e5 bytes."""
+MOST_COPIED = 4 * MOST_BYTES
+_ENTRY_BYTES = 64
 
 
 def read_pickle(
@@ -78,6 +81,7 @@ class _Machine:
         self.stack: list[Any] = []
         self.below: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
+        self.copied = 0
 
     def step(self, name: str, argument: Any) -> None:
         if name in _LITERALS:
@@ -92,16 +96,16 @@ class _Machine:
     def pop(self) -> Any:
         return self.stack.pop()
 
-    def pop_mark(self) -> list[Any]:
+    def _pop_mark(self) -> list[Any]:
         """What was pushed since the last mark."""
         items, self.stack = self.stack, self.below.pop()
         return items
 
-    def mark(self, _: Any) -> None:
+    def _mark(self, _: Any) -> None:
         self.below.append(self.stack)
         self.stack = []
 
-    def put(self, number: int) -> None:
+    def _put(self, number: int) -> None:
         self.memo[number] = self.stack[-1]
 
     def take(self, count: int) -> tuple[Any, ...]:
@@ -111,14 +115,14 @@ class _Machine:
         del self.stack[len(self.stack) - count :]
         return items
 
-    def push_tuple(self, items: Any) -> None:
+    def _push_tuple(self, items: Any) -> None:
         self.stack.append(tuple(items))
 
-    def push_dict(self, items: list[Any]) -> None:
+    def _push_dict(self, items: list[Any]) -> None:
         self.stack.append({})
-        self.set_items(items)
+        self._set_items(items)
 
-    def push_name(self, full: str) -> None:
+    def _push_name(self, full: str) -> None:
         full = full.replace("__builtin__.", "builtins.", 1)  # as pickles for Python 2 call it
         if full.startswith("torch.") and full.removeprefix("torch.") in TORCH_DTYPES:
             self.stack.append(TORCH_DTYPES[full.removeprefix("torch.")])
@@ -127,13 +131,22 @@ class _Machine:
         else:
             raise Refused(f"the global '{full}', which is not on the list of what weights may name")
 
-    def call(self, _: Any = None) -> None:
+    def _call(self, _: Any = None) -> None:
         target, arguments = self.take(2)
         if not isinstance(target, Name) or target.full not in CALLS or not isinstance(arguments, tuple):
             raise Refused(f"a call of {target.full if isinstance(target, Name) else type(target).__name__}")
+        self._pay(*arguments)
         self.stack.append(CALLS[target.full](*arguments))
 
-    def build(self, _: Any) -> None:
+    def _pay(self, *values: Any) -> None:
+        """Count the bytes that are about to be copied, about, before they are."""
+        for value in values:
+            if hasattr(value, "__len__"):
+                self.copied += len(value) if isinstance(value, str | bytes) else _ENTRY_BYTES * len(value)
+        if self.copied > MOST_COPIED:
+            raise Refused(f"calls that copy more than {MOST_COPIED} bytes")
+
+    def _build(self, _: Any) -> None:
         state = self.pop()
         target = self.stack[-1]
         if isinstance(target, NumpyType):
@@ -142,26 +155,27 @@ class _Machine:
             _, shape, kind, fortran, raw = state
             target.value = np.frombuffer(raw, kind.numpy).reshape(shape, order="F" if fortran else "C")
         elif isinstance(target, Namespace) and isinstance(state, dict):
+            self._pay(state)
             target.update(state)
         elif not isinstance(target, dict):  # the attributes of an OrderedDict (`_metadata`) are no tensors
             raise Refused(f"a state for a value of type {type(target).__name__}")
 
-    def append(self, items: list[Any]) -> None:
+    def _append(self, items: list[Any]) -> None:
         if not isinstance(self.stack[-1], list):
             raise TypeError("appending to what is no list")
         self.stack[-1].extend(items)
 
-    def set_items(self, items: list[Any]) -> None:
+    def _set_items(self, items: list[Any]) -> None:
         if not isinstance(self.stack[-1], dict):
             raise TypeError("setting items of what is no dict")
         self.stack[-1].update(checked(zip(items[::2], items[1::2], strict=True)))
 
-    def persistent(self, _: Any) -> None:
+    def _persistent(self, _: Any) -> None:
         found = self.pop()
         if not isinstance(found, tuple) or len(found) < 5 or found[0] != "storage" or not isinstance(found[1], Name):
             raise Refused("a reference that is no storage of torch")
         dtype = storage_dtype(found[1].full)
-        if dtype is None or (len(found) > 5 and found[5] is not None):
+        if not isinstance(found[2], str | int) or dtype is None or (len(found) > 5 and found[5] is not None):
             raise Refused("a storage of a kind that no weights of today have (quantised, complex, or a view)")
         self.stack.append(self.storages.setdefault(str(found[2]), Storage(str(found[2]), dtype)))
 
@@ -183,29 +197,29 @@ _LITERALS = {
 _HANDLERS: Mapping[str, Callable[[_Machine, Any], Any]] = {
     "PROTO": lambda m, a: None,
     "FRAME": lambda m, a: None,
-    "MARK": _Machine.mark,
+    "MARK": _Machine._mark,
     "POP": lambda m, a: m.pop(),
-    "POP_MARK": lambda m, a: m.pop_mark(),
+    "POP_MARK": lambda m, a: m._pop_mark(),
     "DUP": lambda m, a: m.stack.append(m.stack[-1]),
-    "TUPLE": lambda m, a: m.push_tuple(m.pop_mark()),
-    "TUPLE1": lambda m, a: m.push_tuple(m.take(1)),
-    "TUPLE2": lambda m, a: m.push_tuple(m.take(2)),
-    "TUPLE3": lambda m, a: m.push_tuple(m.take(3)),
-    "LIST": lambda m, a: m.stack.append(m.pop_mark()),
-    "FROZENSET": lambda m, a: m.stack.append(m.pop_mark()),
-    "APPEND": lambda m, a: m.append(list(m.take(1))),
-    "APPENDS": lambda m, a: m.append(m.pop_mark()),
-    "ADDITEMS": lambda m, a: m.append(m.pop_mark()),
-    "DICT": lambda m, a: m.push_dict(m.pop_mark()),
-    "SETITEM": lambda m, a: m.set_items(list(m.take(2))),
-    "SETITEMS": lambda m, a: m.set_items(m.pop_mark()),
+    "TUPLE": lambda m, a: m._push_tuple(m._pop_mark()),
+    "TUPLE1": lambda m, a: m._push_tuple(m.take(1)),
+    "TUPLE2": lambda m, a: m._push_tuple(m.take(2)),
+    "TUPLE3": lambda m, a: m._push_tuple(m.take(3)),
+    "LIST": lambda m, a: m.stack.append(m._pop_mark()),
+    "FROZENSET": lambda m, a: m.stack.append(m._pop_mark()),
+    "APPEND": lambda m, a: m._append(list(m.take(1))),
+    "APPENDS": lambda m, a: m._append(m._pop_mark()),
+    "ADDITEMS": lambda m, a: m._append(m._pop_mark()),
+    "DICT": lambda m, a: m._push_dict(m._pop_mark()),
+    "SETITEM": lambda m, a: m._set_items(list(m.take(2))),
+    "SETITEMS": lambda m, a: m._set_items(m._pop_mark()),
     **{f"{length}GET": lambda m, a: m.stack.append(m.memo[int(a)]) for length in ("", "BIN", "LONG_BIN")},
-    **{f"{length}PUT": lambda m, a: m.put(int(a)) for length in ("", "BIN", "LONG_BIN")},
-    "MEMOIZE": lambda m, a: m.put(len(m.memo)),
-    "GLOBAL": lambda m, a: m.push_name(a.replace(" ", ".", 1)),
-    "STACK_GLOBAL": lambda m, a: m.push_name(".".join(map(str, m.take(2)))),
-    "REDUCE": _Machine.call,
-    "NEWOBJ": _Machine.call,
-    "BUILD": _Machine.build,
-    "BINPERSID": _Machine.persistent,
+    **{f"{length}PUT": lambda m, a: m._put(int(a)) for length in ("", "BIN", "LONG_BIN")},
+    "MEMOIZE": lambda m, a: m._put(len(m.memo)),
+    "GLOBAL": lambda m, a: m._push_name(a.replace(" ", ".", 1)),
+    "STACK_GLOBAL": lambda m, a: m._push_name(".".join(m.take(2))),
+    "REDUCE": _Machine._call,
+    "NEWOBJ": _Machine._call,
+    "BUILD": _Machine._build,
+    "BINPERSID": _Machine._persistent,
 }

@@ -91,8 +91,8 @@ def storage_dtype(full: str) -> torch.dtype | None:
 def checked(pairs: Any) -> dict[Any, Any]:
     made = {}
     for key, value in pairs:
-        if not isinstance(key, str | int | float | bool | None):
-            raise Refused(f"a dict with a key of type {type(key).__name__}")
+        if not isinstance(key, str | int | float | bool | None) or (isinstance(key, int) and abs(key) >= 2**63):
+            raise Refused(f"a dict with a key of type {type(key).__name__}, or a very large one")
         made[key] = value
     return made
 
@@ -101,8 +101,8 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any, dtype:
     if not isinstance(storage, Storage):
         raise TypeError(f"a tensor without a storage, but with {type(storage).__name__}")
     shape, strides = tuple(shape), tuple(strides)
-    if not all(type(number) is int for number in (offset, *shape, *strides)):
-        raise TypeError("a shape, stride or offset that is no whole number")
+    if not all(type(number) is int and abs(number) < 2**63 for number in (offset, *shape, *strides)):
+        raise TypeError("a shape, stride or offset that is no whole number of 64 bits")
     return StoredTensor(storage, dtype or storage.dtype, offset, shape, strides)
 
 
@@ -114,7 +114,7 @@ def _tensor_of(
 
 def _number_type(code: Any, *_: Any) -> NumpyType:
     if not isinstance(code, str) or not _NUMBER.fullmatch(code):
-        raise Refused(f"a numpy type {str(code)[:20]!r} that is no number")
+        raise Refused(f"a numpy type {_shown(code)} that is no number")
     return NumpyType(code)
 
 
@@ -126,8 +126,19 @@ def _number(kind: Any, raw: Any) -> int | float | bool:
 
 def _encode(text: Any, coding: Any = "utf-8", *_: Any) -> bytes:
     if coding not in ("latin1", "latin-1"):  # how protocol 2 writes bytes; other codings can be made to take hours
-        raise Refused(f"an encoding {str(coding)[:20]!r}")
+        raise Refused(f"an encoding {_shown(coding)}")
     return text.encode("latin-1")
+
+
+def _shown(value: Any) -> str:
+    """A text itself, the type of anything else: to write out what a stranger nested could take for ever."""
+    return repr(value[:20]) if isinstance(value, str) else f"of type {type(value).__name__}"
+
+
+def _joined(*parts: Any, between: str = "/") -> str:
+    if not all(isinstance(part, str) or (type(part) is int and abs(part) < 2**63) for part in parts):
+        raise TypeError("a path or device with a part that is no text")
+    return between.join(map(str, parts))
 
 
 def _mapping(*arguments: Any) -> dict[Any, Any]:
@@ -147,7 +158,7 @@ CALLS: Mapping[str, Callable[..., Any]] = {
     "torch._utils._rebuild_parameter": lambda data, *_: data,
     "torch._utils._rebuild_parameter_with_state": lambda data, *_: data,
     "torch.Size": lambda sizes: tuple(sizes),
-    "torch.device": lambda *where: ":".join(map(str, where)),
+    "torch.device": lambda *where: _joined(*where, between=":"),
     "_codecs.encode": _encode,
     "numpy.dtype": _number_type,
     **{
@@ -158,7 +169,7 @@ CALLS: Mapping[str, Callable[..., Any]] = {
     "builtins.dict": _mapping,
     "builtins.set": lambda items=(): list(items),
     **{
-        f"{module}.{name}": lambda *parts: "/".join(map(str, parts))
+        f"{module}.{name}": _joined
         for module in ("pathlib", "pathlib._local")
         for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
     },

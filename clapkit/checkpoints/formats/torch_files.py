@@ -25,7 +25,7 @@ from clapkit.errors import CheckpointError
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 _MOST_AXES = 16
-_MOST_DIRECTORY_BYTES = 32 * 2**20
+_MOST_DIRECTORY_BYTES = 8 * 2**20
 _END_OF_DIRECTORY = struct.Struct("<4s4H2LH")
 
 
@@ -78,7 +78,7 @@ def open_legacy(path: Path) -> TorchFile:
         system, at = read_pickle(head, what=what, start=at)
         if protocol != _LEGACY_PROTOCOL or not isinstance(system, dict) or system.get("little_endian") is False:
             raise CheckpointError(
-                f"{what} has protocol {str(protocol)[:20]} of torch.save, expected {_LEGACY_PROTOCOL}"
+                f"{what} was not written by a known version of torch.save (its protocol is not {_LEGACY_PROTOCOL})"
             )
         found: dict[str, Storage] = {}
         content, at = read_pickle(head, what=what, start=at, storages=found)
