@@ -40,7 +40,7 @@ def load(
     """Load a model for use: one of ours, or any public checkpoint, recognised by its tensors.
 
     path_or_name   a model folder, the folder of a training run, a checkpoint file or folder of another library, or
-                   "owner/name" on the Hugging Face hub
+                   "hf://owner/name" on the Hugging Face hub, or a short name (docs/checkpoints.md)
     device         "auto" (an accelerator where there is one), "cpu", "cuda", ...
     precision      "fp32" or "bf16": what the audio tower computes in
     threads        processor threads of torch, for the whole process; None leaves them as they are
@@ -49,6 +49,7 @@ def load(
     trust          packages besides clapkit whose parts the configuration may name: loading runs their code
     """
     _need_torch("Loading a model")
+    from clapkit.checkpoints.hub import locate
     from clapkit.checkpoints.load import read_model
 
     if precision not in ("fp32", "bf16"):
@@ -59,7 +60,8 @@ def load(
         import torch
 
         torch.set_num_threads(threads)
-    loaded = read_model(path_or_name, variant=variant, text=text, trust=tuple(trust))
+    text = None if text is None else locate(text)
+    loaded = read_model(locate(path_or_name), variant=variant, text=text, trust=tuple(trust))
     return Clap(loaded, device=device, precision=precision)
 
 

@@ -55,8 +55,8 @@ class Windowing:
 
     def __post_init__(self) -> None:
         for name, known in (("fill", get_args(Fill)), ("longer", get_args(Longer))):
-            if getattr(self, name) not in known:
-                raise SpecError(f"Windowing: {name}={getattr(self, name)!r}; {nearest_name(getattr(self, name), known)}")
+            if (value := getattr(self, name)) not in known:
+                raise SpecError(f"Windowing: {name}={value!r}; {nearest_name(str(value), known)}")
         if not 0.0 < self.hop_s <= self.window_s:
             raise SpecError(f"hop_s={self.hop_s} has to be above 0 and at most window_s={self.window_s}")
 

@@ -159,7 +159,7 @@ def test_weights_that_cannot_be_read_are_told(folder, damage):
 
 def test_a_missing_tokenizer_is_told(folder):
     shutil.rmtree(folder / "text")
-    with pytest.raises(TextTowerError, match="has no tokenizer.json: the folder is not whole"):
+    with pytest.raises(TextTowerError, match=r"has no tokenizer\.json: the folder is not whole"):
         native.load(folder)
 
 

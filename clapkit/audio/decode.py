@@ -22,9 +22,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from clapkit.audio.containers import is_vorbis, sniff
-from clapkit.audio.ffmpeg import AvReader, VorbisReader
-from clapkit.audio.readers import ArrayReader, Reader, SoundfileReader, Unreadable
+from clapkit.audio.codecs.containers import is_vorbis, sniff
+from clapkit.audio.codecs.ffmpeg import AvReader, VorbisReader
+from clapkit.audio.codecs.readers import ArrayReader, Reader, SoundfileReader, Unreadable
 from clapkit.audio.resample import checked_rate, resample_blocks
 from clapkit.audio.sources import Opened, Source, open_source
 from clapkit.audio.spans import Span, Take, cleaned, judge, read_span

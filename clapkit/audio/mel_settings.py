@@ -51,9 +51,10 @@ class MelSettings:
     filterbank_rate_hz  the rate the filters are laid out for; None: `rate_hz`. One published model was trained with
                         filters meant for another rate.
     transform           "exact": a fast Fourier transform in float64; "float32": in float32, as torchaudio computes it;
-                        "convolution": in float32, with the kernels of the transform, as torchlibrosa does. Rounding, up to 0.1 dB in bands near -100 dB, shows
-                        in what a network that amplifies such differences makes of it. The convolution is slower, and
-                        only on a CPU and in float32; elsewhere it is the exact one.
+                        "convolution": in float32, with the kernels of the transform, as torchlibrosa does. Rounding,
+                        up to 0.1 dB in bands near -100 dB, shows in what a network that amplifies such differences
+                        makes of it. The convolution is slower, and only on a CPU and in float32; elsewhere it is the
+                        exact one.
 
     Raises SpecError, naming the field, for values that cannot work together.
     """

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from clapkit.audio.readers import Reader, Unreadable
+from clapkit.audio.codecs.readers import Reader, Unreadable
 from clapkit.audio.resample import resample
 from clapkit.errors import AudioError
 

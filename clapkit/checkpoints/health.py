@@ -42,7 +42,7 @@ def problems(loaded: Loaded) -> list[str]:
 
 @torch.inference_mode()
 def _texts(loaded: Loaded) -> np.ndarray | None:
-    """Vectors of four sentences; of four rows of token ids where there is no tokenizer. None without a language side."""
+    """Vectors of four sentences; of four rows of token ids without a tokenizer. None without a language side."""
     model = loaded.model
     if model.text is None:
         return None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from clapkit.checkpoints import (
+from clapkit.checkpoints.base import Importer
+from clapkit.checkpoints.families import (
     audio_towers,
     flam,
     glap,
@@ -15,7 +16,6 @@ from clapkit.checkpoints import (
     tinyclap,
     wav2clip,
 )
-from clapkit.checkpoints.base import Importer
 
 IMPORTERS: tuple[Importer, ...] = (
     *laion.IMPORTERS,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from clapkit import native
-from clapkit.checkpoints.clip import is_clip, read_clip_text
+from clapkit.checkpoints.families.clip import is_clip, read_clip_text
 from clapkit.errors import CheckpointError, TextTowerError
 from clapkit.heads.projection import Keep
 from clapkit.model import DualEncoder

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from clapkit.audio.decode import Sound, probe
+from clapkit.audio.features import Features
 from clapkit.audio.pool import DecodePool, DecodeRequest
 from clapkit.audio.sources import describe
-from clapkit.audio.features import Features
 from clapkit.audio.windows import fit, plan_windows
 from clapkit.errors import AudioError
 from clapkit.model import DualEncoder, Windowing

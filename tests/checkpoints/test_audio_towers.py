@@ -10,8 +10,8 @@ from oracle import Oracle, close_embeddings, value
 
 from clapkit.audio.kaldi import KaldiSettings
 from clapkit.audio.mel_settings import EFFICIENTAT
-from clapkit.checkpoints.audio_towers import IMPORTERS
 from clapkit.checkpoints.base import Foreign
+from clapkit.checkpoints.families.audio_towers import IMPORTERS
 from clapkit.checkpoints.load import read_model
 from clapkit.checkpoints.rules import to_ours, to_theirs
 from clapkit.errors import CheckpointError, TextTowerError

@@ -12,7 +12,7 @@ import torch
 from oracle import close_embeddings, wave
 
 import clapkit
-from clapkit.checkpoints.hf import IMPORTERS
+from clapkit.checkpoints.families.hf import IMPORTERS
 from clapkit.checkpoints.reading import read
 from clapkit.checkpoints.rules import to_ours
 from clapkit.errors import CheckpointError

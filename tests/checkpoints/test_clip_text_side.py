@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPModel
 
 import clapkit
-from clapkit.checkpoints.clip import is_clip, read_clip_text
+from clapkit.checkpoints.families.clip import is_clip, read_clip_text
 from clapkit.errors import CheckpointError
 
 END = 98

@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 from clapkit.api import Clap
 from clapkit.audio.mel_settings import LAION
-from clapkit.checkpoints import laion, open_clip
 from clapkit.checkpoints.base import Foreign
-from clapkit.checkpoints.flam import IMPORTERS
-from clapkit.checkpoints.laion_towers import htsat_rules
+from clapkit.checkpoints.families import laion, open_clip
+from clapkit.checkpoints.families.flam import IMPORTERS
+from clapkit.checkpoints.families.laion_towers import htsat_rules
 from clapkit.checkpoints.rules import Rename, to_ours, to_theirs
 from clapkit.errors import CheckpointError
 from clapkit.heads.framewise import FramewiseHead, frame_cosines

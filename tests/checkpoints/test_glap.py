@@ -17,7 +17,7 @@ from clapkit.audio.features import Features
 from clapkit.audio.frontends import build_frontend
 from clapkit.audio.mel_settings import GLAP
 from clapkit.checkpoints.base import Foreign, Plan
-from clapkit.checkpoints.glap import IMPORTERS
+from clapkit.checkpoints.families.glap import IMPORTERS
 from clapkit.checkpoints.load import read_model
 from clapkit.checkpoints.rules import to_ours, to_theirs
 from clapkit.errors import CheckpointError

@@ -16,7 +16,7 @@ from clapkit.audio.fuse import fuse_long
 from clapkit.audio.mel import LAION, LAION_FUSED, MelFrontend, mel_filterbank
 from clapkit.audio.windows import fit
 from clapkit.checkpoints.base import Foreign
-from clapkit.checkpoints.laion import IMPORTERS
+from clapkit.checkpoints.families.laion import IMPORTERS
 from clapkit.checkpoints.reading import read
 from clapkit.checkpoints.rules import to_ours
 from clapkit.errors import CheckpointError

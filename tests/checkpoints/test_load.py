@@ -119,7 +119,7 @@ def test_a_converted_model_gives_the_same_vectors(small_clap, clap, tmp_path):
 
 def test_writing_refuses_what_cannot_be(small_clap, tmp_path):
     loaded = read_model(small_clap)
-    with pytest.raises(CheckpointError, match="'onnx'.*"):
+    with pytest.raises(CheckpointError, match="'onnx'"):
         write_model(loaded, tmp_path / "x", to="onnx")
     with pytest.raises(ModelError, match="exists already"):
         write_model(loaded, small_clap)

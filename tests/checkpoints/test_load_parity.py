@@ -1,6 +1,6 @@
-"""`clapkit.load` on files of every family gives the numbers of the reference implementations (oracles of random weights).
+"""`clapkit.load` on files of every family gives the numbers of the reference implementations (random weights).
 
-Everything a user meets is on the way: the file with its wrapper, recognition, the rules, front-end, windows, tower, head.
+Everything a user meets is on the way: the file with its wrapper, recognition, rules, front-end, windows, tower, head.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ DUAL = {
     "m2d_clap_2024_gte": "m2d",
     "m2d_clap_2025_bert": "m2d",
     "glap_dasheng_sonar": "glap",
+    "openflam_v1_base": "flam",
     "open_clip_clap_htsat_tiny": "open_clip",
     "open_clip_clap_htsat_tiny_roberta_base": "open_clip",
     "open_clip_clap_htsat_tiny_roberta_base_fused": "open_clip",

@@ -12,8 +12,8 @@ from oracle import Oracle, close_embeddings
 
 from clapkit import native
 from clapkit.checkpoints.base import Foreign, Plan
+from clapkit.checkpoints.families.m2d import IMPORTERS
 from clapkit.checkpoints.load import read_model
-from clapkit.checkpoints.m2d import IMPORTERS
 from clapkit.checkpoints.rules import to_ours, to_theirs
 from clapkit.errors import CheckpointError, TextTowerError
 from clapkit.heads.projection import MLP, Keep, Linear

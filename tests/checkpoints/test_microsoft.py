@@ -10,7 +10,7 @@ from shrunk import shrunk
 
 import clapkit
 from clapkit.checkpoints.base import Foreign
-from clapkit.checkpoints.microsoft import IMPORTERS
+from clapkit.checkpoints.families.microsoft import IMPORTERS
 from clapkit.checkpoints.rules import to_ours, to_theirs
 from clapkit.errors import CheckpointError, TextTowerError
 from clapkit.spec import derive

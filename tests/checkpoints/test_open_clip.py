@@ -13,8 +13,8 @@ from clapkit.api import Clap
 from clapkit.audio.fuse import crop_long
 from clapkit.audio.mel_settings import LAION
 from clapkit.checkpoints.base import Foreign
-from clapkit.checkpoints.laion_towers import htsat_rules
-from clapkit.checkpoints.open_clip import IMPORTERS
+from clapkit.checkpoints.families.laion_towers import htsat_rules
+from clapkit.checkpoints.families.open_clip import IMPORTERS
 from clapkit.checkpoints.rules import Rename, to_ours, to_theirs, transposed
 from clapkit.errors import CheckpointError
 from clapkit.heads.projection import MLP, Keep, Linear

@@ -9,7 +9,7 @@ import torch
 import clapkit
 from clapkit.audio.filterbank import mel_filterbank
 from clapkit.checkpoints.base import Foreign
-from clapkit.checkpoints.panns import IMPORTERS
+from clapkit.checkpoints.families.panns import IMPORTERS
 from clapkit.checkpoints.rules import to_ours, to_theirs
 from clapkit.errors import CheckpointError, TextTowerError
 from clapkit.spec import spec

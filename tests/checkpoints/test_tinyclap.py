@@ -13,8 +13,8 @@ from shrunk import shrunk
 import clapkit
 from clapkit.audio.mel_settings import MSCLAP_2022
 from clapkit.checkpoints.base import Foreign
+from clapkit.checkpoints.families.tinyclap import IMPORTERS
 from clapkit.checkpoints.rules import to_ours, to_theirs
-from clapkit.checkpoints.tinyclap import IMPORTERS
 from clapkit.errors import CheckpointError, TextTowerError
 from clapkit.spec import derive
 from clapkit.towers.phinet import phinet

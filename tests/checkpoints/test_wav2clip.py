@@ -10,8 +10,8 @@ from oracle import Oracle, close_embeddings
 
 from clapkit.audio.mel_settings import WAV2CLIP
 from clapkit.checkpoints.base import Foreign
+from clapkit.checkpoints.families.wav2clip import IMPORTERS
 from clapkit.checkpoints.rules import to_ours, to_theirs
-from clapkit.checkpoints.wav2clip import IMPORTERS
 from clapkit.errors import CheckpointError, TextTowerError
 
 WAV2CLIP_IMPORTER = IMPORTERS[0]

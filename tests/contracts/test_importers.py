@@ -93,7 +93,7 @@ def test_every_tensor_of_both_sides_is_accounted_for(shared_oracles, name, compu
     with torch.device("meta"):
         wanted = {k: tuple(v.shape) for k, v in plan.model.build().state_dict().items()}
     given = {k: tuple(v.shape) for k, v in mapped.ours.items()}
-    given |= {k: () for k in plan.constants}
+    given |= dict.fromkeys(plan.constants, ())
     lacking = {k for k in wanted.keys() - given.keys() if not k.endswith(COUNTERS)}
     if plan.model.arguments["text"] is None:
         lacking -= {"logit_scale"}

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from clapkit.audio.mel_settings import MelSettings
 from clapkit.checkpoints.base import Foreign, Shapes
-from clapkit.checkpoints.panns import mel_rules, shape_of
+from clapkit.checkpoints.families.panns import mel_rules, shape_of
 from clapkit.checkpoints.rules import Change, Computed, Drop, Rename, Rule
 from clapkit.errors import CheckpointError
 from clapkit.heads.projection import MLP

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 import soundfile
 
-from clapkit.audio.containers import promised_samples
+from clapkit.audio.codecs.containers import promised_samples
 from clapkit.audio.resample import checked_rate
 from clapkit.audio.sources import Opened
 from clapkit.errors import SpecError

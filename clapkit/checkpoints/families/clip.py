@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from clapkit.checkpoints.base import Foreign
-from clapkit.checkpoints.panns import shape_of
+from clapkit.checkpoints.families.panns import shape_of
 from clapkit.checkpoints.reading import read
 from clapkit.checkpoints.rules import Computed, Drop, Merge, Rename, Rule, to_ours
 from clapkit.errors import CheckpointError

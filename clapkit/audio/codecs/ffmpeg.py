@@ -12,8 +12,16 @@ import av
 import numpy as np
 from av.container import InputContainer
 
-from clapkit.audio.containers import promised_samples
-from clapkit.audio.readers import BLOCK_VALUES, SoundfileReader, Unreadable, mp3_slack, one_line, readable_rate, to_mono
+from clapkit.audio.codecs.containers import promised_samples
+from clapkit.audio.codecs.readers import (
+    BLOCK_VALUES,
+    SoundfileReader,
+    Unreadable,
+    mp3_slack,
+    one_line,
+    readable_rate,
+    to_mono,
+)
 from clapkit.audio.sources import MAX_CHANNELS
 
 _VORBIS_BLOCK = 8192

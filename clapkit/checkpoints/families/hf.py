@@ -14,7 +14,7 @@ from torch import Tensor
 
 from clapkit.audio.mel_settings import LAION, LAION_FUSED, MelSettings
 from clapkit.checkpoints.base import Foreign, Importer, Plan, Shapes
-from clapkit.checkpoints.laion_towers import (
+from clapkit.checkpoints.families.laion_towers import (
     ClapParts,
     SizeNames,
     clap_parts,
@@ -24,7 +24,7 @@ from clapkit.checkpoints.laion_towers import (
     roberta_rules,
     roberta_tower,
 )
-from clapkit.checkpoints.panns import shape_of
+from clapkit.checkpoints.families.panns import shape_of
 from clapkit.checkpoints.rules import Computed, Drop, Merge, Rename, Rule, to_theirs
 from clapkit.errors import CheckpointError
 from clapkit.heads.projection import MLP

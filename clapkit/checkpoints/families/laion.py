@@ -13,7 +13,7 @@ from torch import Tensor
 from clapkit.audio.filterbank import analysis_window, mel_filterbank
 from clapkit.audio.mel_settings import LAION, LAION_FUSED
 from clapkit.checkpoints.base import Foreign, Importer, Plan, Shapes
-from clapkit.checkpoints.laion_towers import (
+from clapkit.checkpoints.families.laion_towers import (
     HEAD_WIDTH,
     ClapParts,
     absent_counters,
@@ -23,7 +23,7 @@ from clapkit.checkpoints.laion_towers import (
     roberta_rules,
     roberta_tower,
 )
-from clapkit.checkpoints.panns import filterbank_name, mel_settings, shape_of
+from clapkit.checkpoints.families.panns import filterbank_name, mel_settings, shape_of
 from clapkit.checkpoints.rules import Drop, Rename, Rule, to_theirs
 from clapkit.errors import CheckpointError
 from clapkit.heads.projection import MLP

@@ -6,8 +6,14 @@ from dataclasses import replace
 
 from clapkit.audio.mel_settings import LAION
 from clapkit.checkpoints.base import Foreign, Importer, Plan, Shapes
-from clapkit.checkpoints.laion_towers import absent_counters, htsat_rules, htsat_tower, roberta_rules, roberta_tower
-from clapkit.checkpoints.panns import filterbank_name, mel_settings, shape_of
+from clapkit.checkpoints.families.laion_towers import (
+    absent_counters,
+    htsat_rules,
+    htsat_tower,
+    roberta_rules,
+    roberta_tower,
+)
+from clapkit.checkpoints.families.panns import filterbank_name, mel_settings, shape_of
 from clapkit.checkpoints.rules import Rename, Rule
 from clapkit.heads.framewise import FramewiseHead
 from clapkit.heads.projection import MLP

@@ -9,8 +9,8 @@ from typing import Any
 
 from clapkit.audio.mel_settings import MSCLAP_2022, MSCLAP_2023
 from clapkit.checkpoints.base import Foreign, Importer, Plan, Shapes
-from clapkit.checkpoints.laion_towers import htsat_rules, htsat_tower
-from clapkit.checkpoints.panns import cnn_rules, cnn_tower, filterbank_name, mel_settings, shape_of
+from clapkit.checkpoints.families.laion_towers import htsat_rules, htsat_tower
+from clapkit.checkpoints.families.panns import cnn_rules, cnn_tower, filterbank_name, mel_settings, shape_of
 from clapkit.checkpoints.rules import Computed, Drop, Rename, Rule
 from clapkit.heads.projection import ResidualProjection
 from clapkit.model import DualEncoder, Windowing

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from clapkit.audio.mel_settings import MSCLAP_2022
 from clapkit.checkpoints.base import Foreign, Importer, Plan, Shapes
-from clapkit.checkpoints.panns import mel_settings, shape_of
+from clapkit.checkpoints.families.panns import mel_settings, shape_of
 from clapkit.checkpoints.rules import Rename, Rule
 from clapkit.errors import CheckpointError
 from clapkit.heads.projection import ResidualProjection

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from clapkit.audio.mel_settings import LAION, LAION_FUSED, MelSettings
 from clapkit.checkpoints.base import Foreign, Importer, Plan, Shapes
-from clapkit.checkpoints.laion_towers import (
+from clapkit.checkpoints.families.laion_towers import (
     HEAD_WIDTH,
     absent_counters,
     htsat_rules,
@@ -20,7 +20,7 @@ from clapkit.checkpoints.laion_towers import (
     roberta_rules,
     roberta_tower,
 )
-from clapkit.checkpoints.panns import filterbank_name, mel_settings, shape_of
+from clapkit.checkpoints.families.panns import filterbank_name, mel_settings, shape_of
 from clapkit.checkpoints.rules import Change, Computed, Drop, Rename, Rule, transposed
 from clapkit.errors import CheckpointError, SpecError
 from clapkit.heads.projection import MLP, Keep, Linear
