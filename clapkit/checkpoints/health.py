@@ -49,8 +49,9 @@ def _texts(loaded: Loaded) -> np.ndarray | None:
     if loaded.tokenizer is not None:
         ids, mask = loaded.tokenizer.encode(_SENTENCES)
     else:
-        # Ids from the lower, frequent part of a vocabulary; every family has more than these.
-        ids = np.random.default_rng(5).integers(4, 200, (4, 8))
+        # The lower part of a vocabulary is its frequent one; the table of words stands before that of positions.
+        words = next(part.num_embeddings for part in model.text.modules() if isinstance(part, torch.nn.Embedding))
+        ids = np.random.default_rng(5).integers(min(4, words - 1), min(200, words), (4, 8))
         mask = np.ones_like(ids, bool)
     return model.encode_text(torch.from_numpy(ids), torch.from_numpy(mask)).float().numpy()
 

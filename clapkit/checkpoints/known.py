@@ -6,8 +6,11 @@ elsewhere are downloaded by hand and loaded by path; docs/checkpoints.md lists t
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 
 
@@ -68,3 +71,21 @@ KNOWN: Mapping[str, Known] = MappingProxyType(
         "openflam": Known("kechenadobe/OpenFLAM", "open_flam_oct17.pth", "flam", "frame-wise, HTSAT-base"),
     }
 )
+
+# How the Hugging Face cache keeps a file: the repository, a commit of it, the path in it.
+_IN_CACHE = re.compile(r"(?:^|/)models--(?P<repository>[^/]+)/snapshots/[^/]+(?:/(?P<file>.+))?$")
+
+
+def short_name(path: str | os.PathLike) -> str | None:
+    """The short name of what lies at `path` in a Hugging Face cache, where every download by name ends.
+
+    None for any other path: a file that was renamed or moved says nothing about where it came from.
+    """
+    found = _IN_CACHE.search(Path(path).as_posix())
+    if found is None:
+        return None
+    for name, known in KNOWN.items():
+        same = found["repository"] == known.repository.replace("/", "--")
+        if same and (known.file is None or found["file"] == known.file):
+            return name
+    return None

@@ -34,16 +34,24 @@ def convert(
 
     The weights stay what they are, and a model that the other layout cannot hold is refused. What a library does to
     sound before its model goes with the layout: that of LAION rounds samples to 16 bits, that of transformers does
-    not. What was mapped, computed or left out on the way in is listed.
+    not. What was mapped, computed or left out on the way in is listed, and what is wrong with the model: that is
+    written as it is, for a conversion mends nothing.
     """
     if out.exists():  # found out before minutes of reading
         raise DataError(f"'{out}' exists already: choose another name, or remove it")
     loaded = read_checkpoint(source, variant=variant, text=text, trust=trust)
     from clapkit.checkpoints.card import write_card
+    from clapkit.checkpoints.health import problems
+    from clapkit.checkpoints.known import KNOWN, short_name
     from clapkit.checkpoints.write import write_model
 
     written = write_model(loaded, out, to=to)
     if to == "native":
         write_card(written)
     say(str(loaded.report))
+    known_as = short_name(loaded.folder)
+    if known_as and (warning := KNOWN[known_as].warning):
+        say(f"warning   {known_as}: {warning}")
+    for problem in problems(loaded):
+        say(f"problem   {problem}")
     say(f"written as {to}: {written}")

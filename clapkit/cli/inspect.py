@@ -21,14 +21,26 @@ def add_to(app: typer.Typer) -> None:
 def inspect(model: _Model, variant: Variant = None, as_json: _Json = False, trust: Trust = None) -> None:
     """Say what a checkpoint is: family, sizes, front-end, window, licence, and what is not taken over, and why.
 
-    The file is recognised by its tensors, never by its name, and nothing in it is run.
+    The file is recognised by its tensors, never by its name, and nothing in it is run. A few texts and sounds are then
+    embedded: weights that are no numbers and vectors that are all alike are told, as is what is known to be wrong with
+    a published file.
     """
     loaded = read_checkpoint(model, variant=variant, trust=trust)
     from clapkit.checkpoints.card import describe
+    from clapkit.checkpoints.health import problems
+    from clapkit.checkpoints.known import KNOWN, short_name
 
     numbers = {name: parameter.numel() for name, parameter in loaded.model.named_parameters()}
     facts = describe(loaded.spec, numbers, loaded.report, space_id=loaded.space_id)
-    facts = {"path": str(loaded.folder), **facts, "tokenizer_found": loaded.tokenizer is not None}
+    known_as = short_name(loaded.folder)
+    facts = {
+        "path": str(loaded.folder),
+        "known_as": known_as,
+        **facts,
+        "tokenizer_found": loaded.tokenizer is not None,
+        "warning": KNOWN[known_as].warning if known_as else None,
+        "problems": problems(loaded),
+    }
     if as_json:
         print_json(facts)
     else:
@@ -39,6 +51,9 @@ def _show(facts: dict[str, Any]) -> None:
     console = results()
     total = sum(facts["parameters"].values())
     rows = [
+        *([("known as", facts["known_as"])] if facts["known_as"] else ()),
+        *([("warning", facts["warning"])] if facts["warning"] else ()),
+        *(("problem", problem) for problem in facts["problems"]),
         ("family", f"{facts['family']}: {facts['about']}"),
         ("licence", facts["licence"]),
         ("space", f"{facts['dimension']} dimensions, {facts['space_id']}"),

@@ -43,3 +43,11 @@ def test_weights_that_are_no_numbers(loaded):
 def test_a_model_without_texts_is_judged_by_its_sound(loaded):
     loaded.model.text = loaded.model.text_head = None
     assert problems(loaded) == []
+
+
+def test_a_small_vocabulary_is_not_left(loaded):
+    """Without a tokenizer the texts are token ids, and none may lie behind the table of words."""
+    words = loaded.model.text.encoder.get_input_embeddings()
+    words.weight = torch.nn.Parameter(words.weight[:60].clone())
+    words.num_embeddings = 60
+    assert problems(loaded) == []

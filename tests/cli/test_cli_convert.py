@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import clapkit as library
+from clapkit.checkpoints.known import KNOWN
 from clapkit.checkpoints.reading import read
 
 AUDIO = {
@@ -38,7 +42,14 @@ def port(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("port")
     with torch.random.fork_rng():
         torch.manual_seed(2)
-        ClapModel(ClapConfig(audio_config=AUDIO, text_config=TEXT, projection_dim=32)).save_pretrained(folder)
+        model = ClapModel(ClapConfig(audio_config=AUDIO, text_config=TEXT, projection_dim=32))
+        with torch.no_grad():
+            for name, tensor in model.state_dict().items():
+                if tensor.is_floating_point() and tensor.ndim > 1:  # or all its vectors would be alike
+                    tensor.copy_(torch.randn(tensor.shape) / tensor[0].numel() ** 0.5)
+                elif "batch_norm.running" in name:
+                    tensor.fill_(-30.0 if name.endswith("mean") else 400.0)
+        model.save_pretrained(folder)
     ClapFeatureExtractor(frequency_min=50, frequency_max=14000, truncation="rand_trunc").save_pretrained(folder)
     return folder
 
@@ -156,3 +167,93 @@ def test_inspect_refuses_what_would_run_code(clapkit, tmp_path, monkeypatch):
     outcome = clapkit("inspect", tmp_path / "model.pt")
     assert outcome.exit_code == 2 and f"{os.name}.mkdir" in outcome.stderr
     assert not (tmp_path / "pwned").exists()
+
+
+# ---- What is wrong with a file that loads ----------------------------------------------------------------------------
+
+
+def damaged(port: Path, folder: Path, damage: Callable[[dict[str, torch.Tensor]], object]) -> Path:
+    """A copy of the folder, its tensors changed by `damage`."""
+    shutil.copytree(port, folder)
+    tensors = load_file(folder / "model.safetensors")
+    damage(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def collapse(tensors: dict[str, torch.Tensor]) -> None:
+    """As in a public port: whatever is asked, the language side says the same."""
+    tensors["text_projection.linear2.weight"] *= 1e-4
+    tensors["text_projection.linear2.bias"].fill_(1.0)
+
+
+def blot(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["audio_projection.linear1.weight"][2, 3] = float("nan")
+
+
+DAMAGES = [
+    (collapse, "the text vectors are all alike: four unlike texts have cosines from 1.0000 to 1.0000"),
+    (blot, "audio_head.linear1.weight holds numbers that are not finite"),
+]
+
+
+@pytest.mark.parametrize(("damage", "said"), DAMAGES)
+def test_inspect_says_what_is_wrong_with_a_file(clapkit, port, tmp_path, damage, said):
+    broken = damaged(port, tmp_path / "broken", damage)
+    outcome = clapkit("inspect", broken)
+    assert outcome.exit_code == 0, outcome.output
+    line = next(line for line in outcome.stdout.splitlines() if "problem" in line)
+    assert said in line
+    assert json.loads(clapkit("inspect", broken, "--json").stdout)["problems"] == [said]
+
+
+def test_inspect_of_a_sound_file_has_nothing_to_say(clapkit, port, laion):
+    for path in (port, laion):
+        facts = json.loads(clapkit("inspect", path, "--json").stdout)
+        assert (facts["problems"], facts["warning"], facts["known_as"]) == ([], None, None)
+        assert "problem" not in clapkit("inspect", path).stdout
+
+
+@pytest.mark.parametrize(("damage", "said"), DAMAGES)
+def test_convert_says_what_is_wrong_and_mends_nothing(clapkit, port, tmp_path, damage, said):
+    broken = damaged(port, tmp_path / "broken", damage)
+    outcome = clapkit("convert", broken, tmp_path / "native")
+    assert outcome.exit_code == 0, outcome.output
+    assert f"problem   {said}" in outcome.stderr
+    written = json.loads(clapkit("inspect", tmp_path / "native", "--json").stdout)
+    assert written["problems"] == [said]
+
+
+def test_convert_of_a_sound_file_has_nothing_to_say(clapkit, port, tmp_path):
+    outcome = clapkit("convert", port, tmp_path / "native")
+    assert "problem" not in outcome.stderr and "warning" not in outcome.stderr
+
+
+@pytest.fixture
+def published(port, tmp_path) -> dict[str, str]:
+    """The environment in which the port lies in the cache of the hub under the name of a file that has a warning."""
+    known = KNOWN["hf-clap-music"]
+    folder = tmp_path / "hub" / f"models--{known.repository.replace('/', '--')}"
+    shutil.copytree(port, folder / "snapshots" / "0123abc")
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("0123abc")
+    return {"HF_HUB_CACHE": str(tmp_path / "hub")}
+
+
+@pytest.mark.parametrize("name", ["hf-clap-music", "laion/larger_clap_music", "hf://laion/larger_clap_music"])
+def test_what_is_known_about_a_published_file_is_said(clapkit, published, tmp_path, name):
+    warning = KNOWN["hf-clap-music"].warning
+    assert "almost alike" in warning
+    outcome = clapkit("inspect", name, **published)
+    assert outcome.exit_code == 0, outcome.output
+    assert warning in outcome.stdout
+    facts = json.loads(clapkit("inspect", name, "--json", **published).stdout)
+    assert (facts["known_as"], facts["warning"], facts["problems"]) == ("hf-clap-music", warning, [])
+    outcome = clapkit("convert", name, tmp_path / "native", **published)
+    assert outcome.exit_code == 0, outcome.output
+    assert f"warning   hf-clap-music: {warning}" in outcome.stderr
+
+
+def test_the_place_in_the_cache_is_enough_to_know_a_file(clapkit, published):
+    place = next(Path(published["HF_HUB_CACHE"]).rglob("model.safetensors")).parent
+    assert json.loads(clapkit("inspect", place, "--json").stdout)["known_as"] == "hf-clap-music"
