@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from safetensors.torch import load_file, save_file
 
 import clapkit as library
 from clapkit.checkpoints.known import KNOWN
 from clapkit.checkpoints.reading import read
+from clapkit.text.tokenizers import write_byte_tokenizer
 
 AUDIO = {
     "patch_embeds_hidden_size": 16,
@@ -23,7 +25,7 @@ AUDIO = {
     "num_attention_heads": [1, 2, 4, 8],
 }
 TEXT = {
-    "vocab_size": 120,
+    "vocab_size": 300,
     "hidden_size": 64,
     "num_hidden_layers": 1,
     "num_attention_heads": 1,
@@ -66,7 +68,7 @@ def laion(clapkit, port, tmp_path_factory) -> Path:
 def embedded(path: Path) -> tuple[np.ndarray, np.ndarray]:
     clap = library.load(path, device="cpu")
     sound = np.random.default_rng(4).uniform(-0.9, 0.9, 48000).astype(np.float32)
-    return clap.embed_audio([(sound, 48000)]), clap.embed_tokens(np.array([[0, 5, 9, 2]]))
+    return clap.embed_audio([(sound, 48000)]), clap.embed_tokens([[0, 5, 9, 2]], [[1, 1, 1, 1]])
 
 
 def test_the_model_stays_the_same_all_the_way_round(clapkit, port, laion, tmp_path):
@@ -257,3 +259,34 @@ def test_what_is_known_about_a_published_file_is_said(clapkit, published, tmp_pa
 def test_the_place_in_the_cache_is_enough_to_know_a_file(clapkit, published):
     place = next(Path(published["HF_HUB_CACHE"]).rglob("model.safetensors")).parent
     assert json.loads(clapkit("inspect", place, "--json").stdout)["known_as"] == "hf-clap-music"
+
+
+# ---- A checkpoint and a folder of one's own --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", ["transformers", "laion"])
+def test_a_checkpoint_is_tuned_on_a_folder_and_written_back(clapkit, port, laion, tmp_path, layout):
+    source = tmp_path / ("given.pt" if layout == "laion" else "given")
+    if layout == "laion":
+        shutil.copy(laion, source)
+        write_byte_tokenizer(tmp_path)
+    else:
+        write_byte_tokenizer(shutil.copytree(port, source))
+    for label, pitch_hz in (("buzzer", 300), ("whistle", 2000)):
+        (tmp_path / "sounds" / label).mkdir(parents=True)
+        for number in range(5):
+            wave = 0.3 * np.sin(2 * np.pi * (pitch_hz + 10 * number) * np.arange(8000) / 16000)
+            soundfile.write(tmp_path / "sounds" / label / f"{number}.wav", wave.astype(np.float32), 16000)
+    words = ("--data", tmp_path / "sounds", "--out", tmp_path / "run", "--scale", "tiny", "--set", "train.steps=2")
+    outcome = clapkit("train", "finetune", "--from", source, *words)
+    assert outcome.exit_code == 0, outcome.output
+    told = json.loads((tmp_path / "run" / "finetune.json").read_bytes())
+    assert told["sets"]["new"]["n"] == 2 and told["texts_cosine"] == pytest.approx(1.0, abs=1e-5)
+    assert told["start"] == library.load(source).space_id != told["result"]
+    back = tmp_path / ("tuned.pt" if layout == "laion" else "tuned")
+    outcome = clapkit("convert", tmp_path / "run", back, "--to", layout)
+    assert outcome.exit_code == 0, outcome.output
+    given, tuned = read(source).tensors, read(back).tensors
+    assert {name: tensor.shape for name, tensor in given.items()} == {name: t.shape for name, t in tuned.items()}
+    for found, wanted in zip(embedded(back), embedded(tmp_path / "run"), strict=True):
+        assert np.allclose(found, wanted, atol=1e-5)
