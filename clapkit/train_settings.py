@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from clapkit.errors import SpecError, nearest_name
 
-Learns = Literal["full", "audio", "heads"]
+Learns = Literal["full", "audio", "heads", "audio_head"]
 BatchNorm = Literal["frozen", "live"]
 
 
@@ -79,7 +79,8 @@ class TuneSettings:
 
     learns        "full": both towers and heads. "audio": the sound side, tower and head; every text keeps its vector
                   (locked text, LiT, Zhai et al. 2022), and texts cost nothing because their vectors are cached.
-                  "heads": both heads, over towers that stay as they are. The temperature learns with each of them
+                  "heads": both heads, over towers that stay as they are. "audio_head": the head of the sound side
+                  alone. The temperature learns with each of them
     layer_decay   the learning rate of a block is that of the heads times `layer_decay` to the power of its depth,
                   counted from the top block down (`training.tuning.rate_shares`); 1 treats all blocks alike
     batch_norm    "frozen": the running statistics of the given model are used and kept, because those of a small batch
@@ -88,10 +89,10 @@ class TuneSettings:
                   0 gives the given model back, 1 what training ended with
     """
 
-    learns: Learns = "audio"
+    learns: Learns = "audio_head"
     layer_decay: float = 0.75
     batch_norm: BatchNorm = "frozen"
-    blend: float = 0.5
+    blend: float = 1.0
 
     def __post_init__(self) -> None:
         for name, known in (("learns", get_args(Learns)), ("batch_norm", get_args(BatchNorm))):

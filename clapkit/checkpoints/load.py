@@ -27,13 +27,19 @@ _SAME_FILTERS = 1e-5
 
 
 def read_model(
-    path: str | os.PathLike, *, variant: str | None = None, text: str | os.PathLike | None = None, trust: tuple = ()
+    path: str | os.PathLike,
+    *,
+    variant: str | None = None,
+    text: str | os.PathLike | None = None,
+    join: bool = False,
+    trust: tuple = (),
 ) -> Loaded:
     """A model from a native folder, a run, or any checkpoint that an importer of `table.IMPORTERS` recognises.
 
     variant   what the file does not say about itself (the folder name that M2D was published under...)
     text      where the language side comes from, for files without one: a checkpoint that has it, or the folder of a
               text encoder
+    join      let a sound side that was never trained with text begin in the space of `text` (for training)
 
     Raises CheckpointError for what is unknown, damaged or does not fit, naming every tensor; never a partial load.
     """
@@ -46,7 +52,7 @@ def read_model(
             )
     else:
         loaded = _imported(read(path, variant=variant))
-    return loaded if text is None else with_text(loaded, Path(text), read_model)
+    return loaded if text is None else with_text(loaded, Path(text), read_model, join=join)
 
 
 def is_native(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,7 +20,9 @@ Variant = Annotated[
 ]
 
 
-def read_checkpoint(name: str, *, variant: str | None, text: str | None = None, trust: list[str] | None) -> Loaded:
+def read_checkpoint(
+    name: str, *, variant: str | None, text: str | None = None, join: bool = False, trust: Sequence[str] | None
+) -> Loaded:
     """The model behind a path, a name on the hub or a short name. Errors as `clapkit.load` raises them."""
     if find_spec("torch") is None:
         raise MissingExtraError("torch", "torch", "Reading a checkpoint")
@@ -27,4 +30,4 @@ def read_checkpoint(name: str, *, variant: str | None, text: str | None = None, 
     from clapkit.checkpoints.load import read_model
 
     spoken = None if text is None else locate(text)
-    return read_model(locate(name), variant=variant, text=spoken, trust=tuple(trust or ()))
+    return read_model(locate(name), variant=variant, text=spoken, join=join, trust=tuple(trust or ()))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clapkit.cli.checkpoints import read_checkpoint
 from clapkit.cli.inputs import read_columns, read_sets, read_splits
 from clapkit.cli.options import Column, Data, Device, Split, Trust
 from clapkit.cli.terminal import progress_wanted, results, say
@@ -40,7 +41,10 @@ _From = Annotated[
     typer.Option("--from", metavar="CHECKPOINT", help="Model that `finetune` trains further: any checkpoint or run."),
 ]
 _Variant = Annotated[str | None, typer.Option("--variant", help="Settings that the checkpoint of --from lacks.")]
-_Text = Annotated[Path | None, typer.Option("--text", help="Language side for a checkpoint of --from without one.")]
+_Text = Annotated[
+    str | None,
+    typer.Option("--text", help="Language side for a checkpoint of --from without one: a checkpoint or text encoder."),
+]
 _Old = Annotated[
     list[Path] | None,
     typer.Option("--old", help="Clips of what the model could do before: how much of it is forgotten. Repeatable."),
@@ -129,13 +133,11 @@ class _Given:
     path: str
     device: str
     variant: str | None
-    text: Path | None
+    text: str | None
     trust: tuple[str, ...]
 
     def load(self) -> Loaded:
-        from clapkit.checkpoints.load import read_model
-
-        return read_model(self.path, variant=self.variant, text=self.text, trust=self.trust)
+        return read_checkpoint(self.path, variant=self.variant, text=self.text, join=True, trust=self.trust)
 
 
 def _resolved(name: str, scale: str | None, sets: Sequence[str]) -> Recipe:

@@ -17,6 +17,7 @@ _LEARNING = {
     "full": ("audio", "audio_head", "text", "text_head"),
     "audio": ("audio", "audio_head"),
     "heads": ("audio_head", "text_head"),
+    "audio_head": ("audio_head",),
 }
 _NUMBERED = re.compile(r"^(.*?)(\d+)(?:\.|$)")
 

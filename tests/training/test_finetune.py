@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 import clapkit
 from clapkit import native
 from clapkit.api import find_recipe
+from clapkit.checkpoints.load import read_model
 from clapkit.data.clip import Clip
-from clapkit.errors import ModelError, RecipeError, SpecError, TextTowerError
+from clapkit.errors import CheckpointError, ModelError, RecipeError, SpecError, TextTowerError
 from clapkit.heads.anchors import AnchoredLinear
 from clapkit.heads.emphasis import TextEmphasis
 from clapkit.heads.projection import Keep
@@ -46,9 +47,9 @@ class Watching(InfoNCE):
 
 @pytest.fixture(scope="module")
 def recipe():
-    """`finetune` with a few small steps, fast enough for every block to move, and nothing given back to the start."""
+    """`finetune` of the whole sound side with a few steps, fast enough for every block to move."""
     short = find_recipe("finetune").at("tiny").with_set("train.steps", STEPS).with_set("train.log_every", 1)
-    return short.with_set("train.lr", 1e-2).with_set("tune.blend", 1.0)
+    return short.with_set("train.lr", 1e-2).with_set("tune.learns", "audio")
 
 
 @pytest.fixture(scope="module")
@@ -92,13 +93,14 @@ def parts_of(names) -> set[str]:
     return {name.split(".")[0] for name in names}
 
 
-def test_it_learns_the_new_sound(tiny_run, recipe, new_clips, tmp_path):
+@pytest.mark.parametrize("learns", ["audio_head", "audio", "full"])
+def test_it_learns_the_new_sound(learns, tiny_run, recipe, new_clips, tmp_path):
     def accuracy(folder):
         clap = clapkit.load(folder, device="cpu")
         found = clap.similarity([(c.audio, 8000) for c in new_clips], ["buzzer", "slide"]).argmax(1)
         return np.mean(found == [c.label == "slide" for c in new_clips])
 
-    longer = recipe.with_set("train.steps", 40)
+    longer = recipe.with_set("train.steps", 300 if learns == "audio_head" else 60).with_set("tune.learns", learns)
     run = train(longer, new_clips, out=tmp_path / "run", start=native.load(tiny_run.path), device="cpu")
     assert accuracy(tiny_run.path) < 0.6 and accuracy(run.path) > 0.75
 
@@ -107,6 +109,7 @@ def test_it_learns_the_new_sound(tiny_run, recipe, new_clips, tmp_path):
     ("learns", "parts"),
     [
         ("audio", {"audio", "audio_head", "logit_scale"}),
+        ("audio_head", {"audio_head", "logit_scale"}),
         ("heads", {"audio_head", "text_head", "logit_scale"}),
         ("full", {"audio", "audio_head", "text", "text_head", "logit_scale"}),
     ],
@@ -308,6 +311,28 @@ def test_a_model_without_words_is_refused_with_its_reason(tiny_run, recipe, new_
         RecipeError, match="cannot be trained on sound with words: the file holds the audio tower alone"
     ):
         train(recipe, new_clips, out=tmp_path / "run", start=start)
+
+
+def test_a_tower_of_sound_alone_joins_the_space_of_a_text_encoder(
+    tiny_recipe, recipe, new_clips, tiny_text_folder, tmp_path
+):
+    """Its head is new, of the width of the texts; the tower stays, and the head alone is enough to tell two sounds."""
+    width = tiny_recipe.model.build().audio.width
+    alone = derive(tiny_recipe.model, text=None, text_head=None, audio_head=spec(Keep), dimension=width)
+    torch.manual_seed(0)
+    native.save(alone.build(), alone, tmp_path / "alone" / "model", tokenizer=None)
+    with pytest.raises(CheckpointError, match="were not trained together"):
+        read_model(tmp_path / "alone", text=tiny_text_folder)
+    start, again = (read_model(tmp_path / "alone", text=tiny_text_folder, join=True) for _ in range(2))
+    assert start.model.dimension == start.model.text.width == 32 and start.space_id == again.space_id
+    assert "the head of the sound side is new" in str(start.report)
+    given = {name: tensor.clone() for name, tensor in start.model.audio.state_dict().items()}
+    chosen = recipe.with_set("train.steps", 200).with_set("tune.learns", "audio_head")
+    run = train(chosen, new_clips, out=tmp_path / "run", start=start, device="cpu")
+    clap = clapkit.load(run.path, device="cpu")
+    assert all(torch.equal(tensor, given[name]) for name, tensor in clap.model.audio.state_dict().items())
+    found = clap.similarity([(c.audio, 8000) for c in new_clips], ["buzzer", "slide"]).argmax(1)
+    assert np.mean(found == [c.label == "slide" for c in new_clips]) > 0.75
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,13 @@ from clapkit.train_settings import TrainSettings, TuneSettings
 
 recipe = contrastive.but(
     model=None,
-    tune=TuneSettings(learns="audio", layer_decay=0.75, batch_norm="frozen", blend=0.5),
-    batch=BatchSize(clips=16, clip_s=10.0),
+    tune=TuneSettings(learns="audio_head", layer_decay=0.75, batch_norm="frozen", blend=1.0),
+    batch=BatchSize(clips=8, clip_s=10.0),
     texts=TextChoice(caption_share=0.5, bank=64),
-    train=TrainSettings(epochs=20, lr=2e-4, warmup_steps=10, weight_decay=0.01, precision="fp32"),
+    train=TrainSettings(epochs=20, lr=1e-3, warmup_steps=10, weight_decay=0.01, precision="fp32"),
     scales={
         "tiny": {"batch.clips": 8, "texts.bank": 16, "train.epochs": 2},
         "small": {},
-        "paper": {"batch.clips": 64, "train.lr": 1e-4},
+        "paper": {"batch.clips": 64, "train.lr": 1e-4, "tune.learns": "audio", "tune.blend": 0.5},
     },
 )
