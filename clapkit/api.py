@@ -254,6 +254,9 @@ def train(
     columns: Mapping[str, str] | None = None,
     scale: str | None = None,
     device: str = "auto",
+    start: str | os.PathLike | None = None,
+    variant: str | None = None,
+    text: str | os.PathLike | None = None,
     **sets: Any,
 ) -> Run:
     """Train a recipe on captioned sound and leave the run in the folder `out`.
@@ -262,6 +265,8 @@ def train(
     data      a manifest or folder, a list of them, or a list of Clips
     splits    column -> wanted values;  columns: role -> column, as in `clapkit.data.manifest.read`
     scale     "tiny", "small", "paper": another size of the same method
+    start     for `finetune` and its like, the model to train further: whatever `load` takes. `variant` and `text` are
+              as there; here, `text` may also be a text encoder that the sound side was never trained with
     sets      settings of the recipe by dotted path, with __ for the dot: train__steps=500
     """
     _need_torch("Training")
@@ -281,7 +286,14 @@ def train(
         clips: Sequence[Clip] = sources
     else:
         clips = read_all(sources, columns=columns, splits=splits).clips
-    result = run(recipe, clips, out=os.fspath(out), resume=resume, device=device, progress=progress)
+    given = None
+    if start is not None:
+        from clapkit.checkpoints.hub import locate
+        from clapkit.checkpoints.load import read_model
+
+        spoken = None if text is None else locate(text)
+        given = read_model(locate(start), variant=variant, text=spoken, join=True)
+    result = run(recipe, clips, out=os.fspath(out), start=given, resume=resume, device=device, progress=progress)
     assert result is not None, "only stop_at_step ends a run early"
     return result
 

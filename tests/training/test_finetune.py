@@ -368,3 +368,11 @@ def test_where_the_weights_came_from_goes_with_the_tuned_model(tiny_run, recipe,
     assert (again.report.family, again.report.licence) == ("laion", "CC0")
     assert again.report.notes == ("a quirk", f"trained further with clapkit from {tiny_run.space_id}")
     assert torch.equal(again.aside["odd"], torch.ones(3))
+
+
+def test_the_public_function_takes_a_start(tiny_run, new_clips, tmp_path):
+    run = clapkit.train("finetune", list(new_clips), out=tmp_path / "run", start=tiny_run.path, scale="tiny")
+    assert run.steps == 3 and parts_of(changed(weights(tiny_run.path), weights(run.path))) == {
+        "audio_head",
+        "logit_scale",
+    }
