@@ -39,7 +39,7 @@ def read_model(
     variant   what the file does not say about itself (the folder name that M2D was published under...)
     text      where the language side comes from, for files without one: a checkpoint that has it, or the folder of a
               text encoder
-    join      let a sound side that was never trained with text begin in the space of `text` (for training)
+    join      let a sound side that was trained with other texts or none begin in the space of `text` (for training)
 
     Raises CheckpointError for what is unknown, damaged or does not fit, naming every tensor; never a partial load.
     """

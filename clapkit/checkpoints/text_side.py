@@ -56,14 +56,15 @@ def with_text(loaded: Loaded, source: Path, load: Callable[..., Loaded], *, join
     """The same sound side with the language side of `source`.
 
     `source` is the folder of a text encoder or of CLIP, or a checkpoint that has a language side. With `join`, a sound
-    side that was never trained with text gets a new head into the space of `source`: a beginning for training.
+    side that was never trained with text, or with texts of another width, gets a new head into the space of `source`:
+    a beginning for training.
     CheckpointError if the two do not share a width, or neither has a language side.
     """
     model = loaded.model
     language = _language_of(source, load)
     changes: dict[str, Any] = {}
     note = f"the language side is that of '{os.path.basename(source)}'"
-    if join and isinstance(model.audio_head, Keep):
+    if join and (isinstance(model.audio_head, Keep) or language.width != model.dimension):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model.audio_head = Linear(model.audio.width, language.width)
