@@ -81,8 +81,10 @@ class TuneSettings:
                   (locked text, LiT, Zhai et al. 2022), and texts cost nothing because their vectors are cached.
                   "heads": both heads, over towers that stay as they are. "audio_head": the head of the sound side
                   alone. The temperature learns with each of them
-    layer_decay   the learning rate of a block is that of the heads times `layer_decay` to the power of its depth,
-                  counted from the top block down (`training.tuning.rate_shares`); 1 treats all blocks alike
+    tower_rate    the learning rate of the towers is that of the heads times this: what was pretrained for weeks is
+                  soon lost at the rate that a head needs
+    layer_decay   that of a block is that of its tower times `layer_decay` to the power of its depth, counted from the
+                  top block down (`training.tuning.rate_shares`); 1 treats all blocks alike
     batch_norm    "frozen": the running statistics of the given model are used and kept, because those of a small batch
                   of new sound would replace them; "live": as in training from nothing
     blend         the result is (1 - blend) x given weights + blend x trained ones (WiSE-FT, Wortsman et al. 2022):
@@ -90,6 +92,7 @@ class TuneSettings:
     """
 
     learns: Learns = "audio_head"
+    tower_rate: float = 0.1
     layer_decay: float = 0.75
     batch_norm: BatchNorm = "frozen"
     blend: float = 1.0
@@ -100,7 +103,8 @@ class TuneSettings:
                 raise SpecError(
                     f"{name} cannot be {getattr(self, name)!r}; {nearest_name(str(getattr(self, name)), known)}"
                 )
-        if not 0 < self.layer_decay <= 1:
-            raise SpecError(f"layer_decay is a factor above 0 and at most 1, not {self.layer_decay}")
+        for name in ("tower_rate", "layer_decay"):
+            if not 0 < getattr(self, name) <= 1:
+                raise SpecError(f"{name} is a factor above 0 and at most 1, not {getattr(self, name)}")
         if not 0 <= self.blend <= 1:
             raise SpecError(f"blend is a share between 0 and 1, not {self.blend}")

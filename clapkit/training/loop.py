@@ -183,7 +183,8 @@ def _loader_settings(recipe: Recipe, batch: BatchSize) -> dict[str, Any]:
 def _rate_shares(recipe: Recipe, model: DualEncoder) -> dict[str, float] | None:
     if recipe.tune is None:
         return None
-    return rate_shares((name for name, _ in model.named_parameters()), decay=recipe.tune.layer_decay)
+    names = (name for name, _ in model.named_parameters())
+    return rate_shares(names, decay=recipe.tune.layer_decay, tower=recipe.tune.tower_rate)
 
 
 def _recipe_report(recipe: Recipe, begun: Beginning) -> dict[str, Any]:

@@ -59,19 +59,21 @@ def to_training_mode(model: DualEncoder, settings: TuneSettings | None) -> None:
                 module.eval()
 
 
-def rate_shares(names: Iterable[str], *, decay: float) -> dict[str, float]:
-    """For each parameter name the factor of its learning rate: `decay` to the power of its depth.
+def rate_shares(names: Iterable[str], *, decay: float, tower: float = 1.0) -> dict[str, float]:
+    """For each parameter name the factor of its learning rate: 1 for heads and the temperature; in towers, `tower`
+    times `decay` to the power of its depth.
 
     The depth is read from the names, in the order in which a module lists its parameters. The longest numbered list of
     a tower (`audio.blocks.0` to `.11`, `audio.layers.0` to `.3`, `audio.conv_block1` to `6`) are its blocks. The last
     block has depth 1, the first as much as there are blocks, what is listed before them (patch embedding, stem, word
-    embeddings) one more; what is listed after them (last norm), the heads and the temperature have depth 0. A tower
-    without a numbered list has depth 0 throughout.
+    embeddings) one more; what is listed after them (last norm) has depth 0. A tower without a numbered list has depth 0
+    throughout.
     """
     names = list(names)
     shares = dict.fromkeys(names, 1.0)
-    for tower in ("audio.", "text."):
-        mine = [name for name in names if name.startswith(tower)]
+    for side in ("audio.", "text."):
+        mine = [name for name in names if name.startswith(side)]
+        shares.update(dict.fromkeys(mine, tower))
         lists: dict[str, dict[int, None]] = {}
         for name in mine:
             if found := _NUMBERED.match(name):
@@ -84,10 +86,10 @@ def rate_shares(names: Iterable[str], *, decay: float) -> dict[str, float]:
         for name in mine:
             found = _NUMBERED.match(name)
             if found and found[1] == longest:
-                shares[name] = decay ** depths[int(found[2])]
+                shares[name] = tower * decay ** depths[int(found[2])]
                 depth = 0
             else:
-                shares[name] = decay**depth
+                shares[name] = tower * decay**depth
     return shares
 
 

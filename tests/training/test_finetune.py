@@ -49,7 +49,7 @@ class Watching(InfoNCE):
 def recipe():
     """`finetune` of the whole sound side with a few steps, fast enough for every block to move."""
     short = find_recipe("finetune").at("tiny").with_set("train.steps", STEPS).with_set("train.log_every", 1)
-    return short.with_set("train.lr", 1e-2).with_set("tune.learns", "audio")
+    return short.with_set("train.lr", 1e-2).with_set("tune.learns", "audio").with_set("tune.tower_rate", 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -340,6 +340,7 @@ def test_a_tower_of_sound_alone_joins_the_space_of_a_text_encoder(
     [
         ("learns", "head", "did you mean 'heads'"),
         ("batch_norm", "off", "batch_norm cannot be 'off'"),
+        ("tower_rate", 0.0, "tower_rate is a factor above 0 and at most 1, not 0.0"),
         ("layer_decay", 0.0, "above 0 and at most 1, not 0.0"),
         ("layer_decay", 1.5, "above 0 and at most 1, not 1.5"),
         ("blend", -0.1, "between 0 and 1, not -0.1"),

@@ -55,6 +55,20 @@ def test_towers_have_depths_of_their_own_and_without_blocks_none():
     assert set(rate_shares(names, decay=1.0).values()) == {1.0}
 
 
+def test_towers_learn_at_a_rate_of_their_own():
+    names = [
+        "audio.0.weight",
+        "audio_head.w",
+        "text.layer.0.w",
+        "text.layer.1.w",
+        "text.norm.w",
+        "text_head.w",
+        "logit_scale",
+    ]
+    shares = rate_shares(names, decay=0.5, tower=0.1)
+    assert shares == pytest.approx(dict(zip(names, (0.1, 1.0, 0.025, 0.05, 0.1, 1.0, 1.0), strict=True)))
+
+
 def test_blocks_stand_in_the_order_of_their_numbers():
     names = [f"audio.blocks.{i}.w" for i in (10, 9, 11)]
     assert rate_shares(names, decay=0.5) == dict(zip(names, (0.25, 0.125, 0.5), strict=True))
