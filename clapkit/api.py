@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from clapkit.native import Loaded
     from clapkit.recipe import Recipe
     from clapkit.runtime.engine import Embedded, Failed
+    from clapkit.runtime.program import Program
     from clapkit.text.tokenizers import TextTokenizer
     from clapkit.training.loop import Run
 
@@ -72,10 +73,12 @@ class Clap:
         import torch
 
         from clapkit.native import pipeline_id
+        from clapkit.runtime.torch_program import TorchProgram
 
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model: DualEncoder = loaded.model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._program: Program = TorchProgram(self.model, precision=precision)
         self.folder = loaded.folder
         self.precision = precision
         self.space_id = loaded.space_id
@@ -93,7 +96,7 @@ class Clap:
     @property
     def dimension(self) -> int:
         """Numbers in an embedding."""
-        return self.model.dimension
+        return self._program.dimension
 
     def embed_audio(
         self,
@@ -113,7 +116,7 @@ class Clap:
         sources = _as_list(sources)
         vectors = np.full((len(sources), self.dimension), np.nan, np.float32)
         failures: list[AudioFailure] = []
-        for result in self.embed_windows(sources, batch_size=batch_size, progress=progress):
+        for result in self.embed_each(sources, batch_size=batch_size, progress=progress):
             if hasattr(result, "error"):
                 failures.append(AudioFailure(result.index, result.error.source, result.error.reason))
             else:
@@ -122,7 +125,7 @@ class Clap:
             raise AudioErrors(sorted(failures, key=lambda f: f.index))
         return vectors
 
-    def embed_windows(
+    def embed_each(
         self,
         sources: Sequence[Any],
         *,
@@ -134,14 +137,12 @@ class Clap:
         from clapkit.runtime.engine import AudioEngine
 
         sources = _as_list(sources)
-        engine = AudioEngine(self.model, precision=self.precision, batch_size=batch_size)
+        engine = AudioEngine(self._program, batch_size=batch_size)
         with _progress(len(sources), progress) as on_done:
             yield from engine.embed(sources, workers=workers, on_done=on_done)
 
     def embed_text(self, texts: Sequence[str]) -> np.ndarray:
         """One unit-norm vector a text, float32 [n, d]. A text's vector does not depend on the others."""
-        import torch
-
         if isinstance(texts, str):
             raise ClapkitError("embed_text takes a list of texts; for one text, give [text]")
         texts = list(texts)
@@ -151,7 +152,7 @@ class Clap:
         for first in range(0, len(order), 64):
             part = order[first : first + 64]
             ids, mask = tokenizer.encode([texts[i] for i in part])
-            vectors[part] = self._embed_ids(torch.from_numpy(ids), torch.from_numpy(mask))
+            vectors[part] = self._program.encode_tokens(ids, mask)
         return vectors
 
     def embed_tokens(self, ids_BL: Any, mask_BL: Any = None) -> np.ndarray:
@@ -160,23 +161,17 @@ class Clap:
         ids_BL    integers [B, L], short rows filled with the model's padding id
         mask_BL   True (or 1) where a token is real; None: wherever the id is not the padding id
         """
-        import torch
-
         _need_language(self.model)
-        ids = torch.as_tensor(np.asarray(ids_BL))
-        if ids.ndim != 2 or ids.is_floating_point() or ids.numel() == 0:
+        try:
+            ids = np.asarray(ids_BL)
+        except ValueError:
+            raise ClapkitError("embed_tokens takes rows of one length: fill short ones with the padding id") from None
+        if ids.ndim != 2 or ids.dtype.kind not in "iu" or ids.size == 0:
             raise ClapkitError(f"embed_tokens takes integers [B, L], not {ids.dtype} {list(ids.shape)}")
-        mask = ids != self._pad_id if mask_BL is None else torch.as_tensor(np.asarray(mask_BL)).bool()
+        mask = ids != self._pad_id if mask_BL is None else np.asarray(mask_BL).astype(bool)
         if mask.shape != ids.shape:
             raise ClapkitError(f"the mask {list(mask.shape)} has to have the shape of the ids {list(ids.shape)}")
-        return self._embed_ids(ids.long(), mask)
-
-    def _embed_ids(self, ids_BL: Any, mask_BL: Any) -> np.ndarray:
-        import torch
-
-        with torch.inference_mode():
-            vectors = self.model.encode_text(ids_BL.to(self.model.device), mask_BL.to(self.model.device))
-        return vectors.float().cpu().numpy()
+        return self._program.encode_tokens(ids.astype(np.int64), mask)
 
     def _text_tokenizer(self) -> TextTokenizer:
         """The tokenizer of the model; fetched at the first text where it was not found beside the checkpoint."""
@@ -232,7 +227,7 @@ class Clap:
         labels = _checked_labels(labels, top_k)
         sentence = DEFAULT if template is None else template
         cosine = audio_ND @ self.embed_text([fill(sentence, label) for label in labels]).T
-        logits = cosine.astype(np.float64) * float(self.model.scale.detach())
+        logits = cosine.astype(np.float64) * self._program.scale
         weights = np.exp(logits - logits.max(axis=1, keepdims=True))
         probabilities = weights / weights.sum(axis=1, keepdims=True)
         best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]

@@ -86,7 +86,7 @@ class Index:
     ) -> list[AudioFailure]:
         failures: list[AudioFailure] = []
         rows: dict[int, tuple[np.ndarray, dict[str, Any]]] = {}
-        for result in model.embed_windows(list(sources), progress=progress):
+        for result in model.embed_each(list(sources), progress=progress):
             if hasattr(result, "error"):
                 failures.append(AudioFailure(result.index, result.error.source, result.error.reason))
                 continue

@@ -147,7 +147,7 @@ def test_an_unknown_way_to_treat_errors_is_refused(clap, files):
 
 
 def test_windows_and_batches(clap, files):
-    found = sorted(clap.embed_windows(files, batch_size=2, workers=0), key=lambda r: r.index)
+    found = sorted(clap.embed_each(files, batch_size=2, workers=0), key=lambda r: r.index)
     for result, vector in zip(found, clap.embed_audio(files), strict=True):
         np.testing.assert_allclose(result.vector_D, vector, atol=1e-5)
         assert len(result.windows_WD) == len(result.starts_s)

@@ -49,7 +49,7 @@ def embed_sounds(clap: Clap, sounds: Sounds) -> Outcome:
     """Embed files; one that cannot be used costs that file."""
     done: dict[int, Embedded] = {}
     failed: dict[int, str] = {}
-    for result in clap.embed_windows(list(sounds.files), progress=progress_wanted()):
+    for result in clap.embed_each(list(sounds.files), progress=progress_wanted()):
         if hasattr(result, "error"):
             failed[result.index] = result.error.reason
         else:
@@ -76,7 +76,7 @@ def embed_clips(clap: Clap, clips: Sequence[Clip]) -> tuple[dict[int, Embedded],
             block = clips[first : first + _BLOCK]
             sounds, broken = _decode_clips(pool, block, clap.model.frontend.rate_hz)
             kept = list(sounds)
-            for result in clap.embed_windows([sounds[i] for i in kept], workers=0):
+            for result in clap.embed_each([sounds[i] for i in kept], workers=0):
                 position = kept[result.index]
                 if hasattr(result, "error"):
                     broken[position] = result.error.reason

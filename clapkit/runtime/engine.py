@@ -14,16 +14,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from clapkit.audio.decode import Sound, probe
-from clapkit.audio.features import Features
 from clapkit.audio.pool import DecodePool, DecodeRequest
 from clapkit.audio.sources import describe
-from clapkit.audio.windows import fit, plan_windows
+from clapkit.audio.windows import plan_windows
 from clapkit.errors import AudioError
-from clapkit.model import DualEncoder, Windowing
-from clapkit.runtime.cutting import Cut, FusedCut
+from clapkit.runtime.cutting import Cut
+from clapkit.runtime.program import Program
 from clapkit.units import seconds_to_samples
 
 _STRETCH_S = 120.0
@@ -62,18 +60,12 @@ class Failed:
 
 
 class AudioEngine:
-    """Embeds sources with one model at one precision."""
+    """Embeds sources with one program (a model in a runtime); `batch_size` windows go through it at once."""
 
-    def __init__(self, model: DualEncoder, *, precision: str = "fp32", batch_size: int | None = None) -> None:
-        self._model = model
-        self._precision = precision
+    def __init__(self, program: Program, *, batch_size: int | None = None) -> None:
+        self._program = program
         self._batch_size = batch_size or _BATCH
-        self._rate_hz = model.frontend.rate_hz
-        windowing: Windowing = model.windowing
-        self._window = seconds_to_samples(windowing.window_s, self._rate_hz)
-        self._hop = seconds_to_samples(windowing.hop_s, self._rate_hz)
-        self._fill = windowing.fill
-        self._longer = windowing.longer
+        self._rate_hz = program.rate_hz
 
     def embed(
         self, sources: Sequence[Any], *, workers: int | None = None, on_done: Callable[[int], None] | None = None
@@ -82,7 +74,7 @@ class AudioEngine:
 
         workers   decoder processes for paths and bytes; 0 decodes here; default: processes for more than one source
         """
-        heard = self._window if self._longer == "start" else None
+        heard = self._program.window if self._program.longer == "start" else None
         stretches = _stretches(sources, self._rate_hz, _worker_count(sources, workers), heard=heard)
         files: dict[int, Cut] = {}
         waiting: list[tuple[Cut, Any]] = []
@@ -94,7 +86,7 @@ class AudioEngine:
                 finished += 1
                 yield Failed(index, sound)
             else:
-                file = files.get(index) or files.setdefault(index, self._new_file(index))
+                file = files.get(index) or files.setdefault(index, self._program.cut(index))
                 waiting.extend((file, window) for window in file.feed(sound.samples, is_last))
                 file.notes += tuple(sound.notes)
             while (count := self._ready(waiting)) > 0:
@@ -115,49 +107,24 @@ class AudioEngine:
         if on_done:
             on_done(finished)
 
-    def _new_file(self, index: int) -> Cut:
-        if self._longer.startswith("fuse"):
-            return FusedCut(index, self._window, self._hop, frontend=self._model.frontend, how=self._longer)
-        return Cut(index, self._window, self._hop)
-
     def _ready(self, waiting: Sequence[tuple[Cut, Any]], *, last: bool = False) -> int:
         """How many of the first windows make a full batch of one kind; 0 while it is not full (unless `last`)."""
         longest, count = 0, 0
         for _, window in waiting[: self._batch_size]:
-            longest = max(longest, len(window) if window.ndim == 1 else self._window)
+            longest = max(longest, len(window) if window.ndim == 1 else self._program.window)
             too_long = count and longest * (count + 1) > _BATCH_S * self._rate_hz
             if too_long or window.ndim != waiting[0][1].ndim:
                 return count
             count += 1
         return count if last or count == self._batch_size else 0
 
-    def _features(self, windows: Sequence[Any]) -> Features:
-        device = self._model.device
-        if windows[0].ndim > 1:
-            values = torch.stack([torch.as_tensor(w) for w in windows]).to(device)
-            mask_BT = torch.ones((len(values), values.shape[-2]), dtype=torch.bool, device=device)
-            is_longer_B = torch.ones(len(values), dtype=torch.bool, device=device) if values.ndim == 4 else None
-            return Features(values, mask_BT, is_longer_B)
-        if self._fill != "mask":
-            policy = "pad" if self._fill == "zeros" else self._fill
-            samples = np.stack([fit(window, self._window, policy) for window in windows])
-            return self._model.frontend(torch.from_numpy(samples).to(device))
-        lengths = torch.tensor([len(window) for window in windows])
-        samples = np.zeros((len(windows), int(lengths.max())), np.float32)
-        for row, window in enumerate(windows):
-            samples[row, : len(window)] = window
-        return self._model.frontend(torch.from_numpy(samples).to(device), lengths.to(device))
-
-    @torch.inference_mode()
     def _encode(self, waiting: Sequence[tuple[Cut, Any]]) -> None:
-        features = self._features([window for _, window in waiting])
-        with torch.autocast(self._model.device.type, torch.bfloat16, enabled=self._precision == "bf16"):
-            vectors = self._model.encode_features(features)
-        for (file, _), vector in zip(waiting, vectors.float().cpu().numpy(), strict=True):
+        vectors = self._program.encode_windows([window for _, window in waiting])
+        for (file, _), vector in zip(waiting, vectors, strict=True):
             file.vectors.append(vector)
 
     def _result(self, file: Cut) -> Embedded:
-        plan = plan_windows(file.total, file.total if file.fused else self._window, self._hop)
+        plan = plan_windows(file.total, file.total if file.fused else file.window, file.hop)
         windows_WD = np.stack(file.vectors)
         mean_D = np.array([w.weight for w in plan], np.float64) @ windows_WD.astype(np.float64)
         # Opposite windows could cancel: a zero mean has no direction, and any unit vector would be a lie.

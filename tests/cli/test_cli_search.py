@@ -95,7 +95,7 @@ def test_an_interrupted_index_leaves_nothing(clapkit, run, sounds, tmp_path, mon
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("clapkit.api.Clap.embed_windows", interrupted)
+    monkeypatch.setattr("clapkit.api.Clap.embed_each", interrupted)
     assert clapkit("index", sounds, "--model", run, "--out", tmp_path / "index").exit_code == 130
     assert not (tmp_path / "index").exists()
 

@@ -12,6 +12,7 @@ from clapkit.audio.decode import decode
 from clapkit.audio.windows import plan_windows
 from clapkit.runtime import cutting, engine
 from clapkit.runtime.engine import AudioEngine, Embedded, Failed
+from clapkit.runtime.torch_program import TorchProgram
 
 RATE_HZ, WINDOW, HOP = 8000, 4000, 2000
 
@@ -48,7 +49,7 @@ def slowly(model, samples: np.ndarray, *, together: int = 1) -> np.ndarray:
 
 
 def results(model, sources, **options) -> list[Embedded | Failed]:
-    found = list(AudioEngine(model).embed(sources, **options))
+    found = list(AudioEngine(TorchProgram(model)).embed(sources, **options))
     assert sorted(r.index for r in found) == list(range(len(sources))), "one result for each source"
     return sorted(found, key=lambda r: r.index)
 
@@ -175,7 +176,7 @@ def test_what_is_done_is_counted(model):
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
 def test_the_batch_size_changes_nothing(model, batch_size):
     sources = [(music(seconds, seed=i), RATE_HZ) for i, seconds in enumerate([0.2, 3.0, 1.1])]
-    for found in AudioEngine(model, batch_size=batch_size).embed(sources):
+    for found in AudioEngine(TorchProgram(model), batch_size=batch_size).embed(sources):
         np.testing.assert_allclose(found.vector_D, slowly(model, sources[found.index][0]), atol=1e-5)
 
 
@@ -184,12 +185,12 @@ def test_opposite_windows_do_not_make_a_vector_of_nothing(model):
     file.total = 2 * WINDOW
     east = np.eye(16, dtype=np.float32)[0]
     file.vectors = [east, 0 * east, -east]
-    found = AudioEngine(model)._result(file)
+    found = AudioEngine(TorchProgram(model))._result(file)
     np.testing.assert_array_equal(found.vector_D, east)
 
 
 def test_bf16_is_close_to_full_precision(model):
     sources = [(music(1.0), RATE_HZ)]
-    (full,) = AudioEngine(model).embed(sources)
-    (half,) = AudioEngine(model, precision="bf16").embed(sources)
+    (full,) = AudioEngine(TorchProgram(model)).embed(sources)
+    (half,) = AudioEngine(TorchProgram(model, precision="bf16")).embed(sources)
     assert 0.99 < full.vector_D @ half.vector_D < 1.0 + 1e-6

@@ -1,0 +1,43 @@
+"""A model made ready by some runtime: all that embedding needs of it, without saying which runtime that is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from clapkit.runtime.cutting import Cut
+
+
+class Program(Protocol):
+    """What the engine and `Clap` ask of a runtime.
+
+    dimension    numbers in a vector
+    rate_hz      rate of the samples that it hears
+    window       samples of a window; hop: from one window to the next
+    longer       what is made of longer sound, as in `Windowing.longer`
+    scale        factor between a cosine and a logit
+    """
+
+    @property
+    def dimension(self) -> int: ...
+    @property
+    def rate_hz(self) -> int: ...
+    @property
+    def window(self) -> int: ...
+    @property
+    def hop(self) -> int: ...
+    @property
+    def longer(self) -> str: ...
+    @property
+    def scale(self) -> float: ...
+
+    def cut(self, index: int) -> Cut:
+        """What cuts source `index` into windows that `encode_windows` takes."""
+
+    def encode_windows(self, windows: Sequence[Any]) -> np.ndarray:
+        """Unit-norm float32 [B, dimension] of windows of one kind: samples [n], each as long as it is."""
+
+    def encode_tokens(self, ids_BL: np.ndarray, mask_BL: np.ndarray) -> np.ndarray:
+        """Unit-norm float32 [B, dimension] of token ids; TextTowerError where there is no language side."""

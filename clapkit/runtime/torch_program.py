@@ -1,0 +1,68 @@
+"""The torch runtime: a dual encoder on its device, at a precision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from clapkit.audio.features import Features
+from clapkit.audio.windows import fit
+from clapkit.model import DualEncoder
+from clapkit.runtime.cutting import Cut
+from clapkit.runtime.fusing import FusedCut
+from clapkit.units import seconds_to_samples
+
+
+class TorchProgram:
+    """A `Program` over a dual encoder. `precision` is "fp32", or "bf16": both towers under autocast."""
+
+    def __init__(self, model: DualEncoder, *, precision: str = "fp32") -> None:
+        self.model = model
+        self.precision = precision
+        self.dimension = model.dimension
+        self.rate_hz = model.frontend.rate_hz
+        self.window = seconds_to_samples(model.windowing.window_s, self.rate_hz)
+        self.hop = seconds_to_samples(model.windowing.hop_s, self.rate_hz)
+        self.longer = model.windowing.longer
+        self._fill = model.windowing.fill
+
+    @property
+    def scale(self) -> float:
+        return float(self.model.scale.detach())
+
+    def cut(self, index: int) -> Cut:
+        if self.longer.startswith("fuse"):
+            return FusedCut(index, self.window, self.hop, frontend=self.model.frontend, how=self.longer)
+        return Cut(index, self.window, self.hop)
+
+    @torch.inference_mode()
+    def encode_windows(self, windows: Sequence[Any]) -> np.ndarray:
+        """Windows of samples [n]; or mels [T, F], or fused mels [4, T, F], of clips that `FusedCut` has read."""
+        features = self._features(windows)
+        with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            return self.model.encode_features(features).float().cpu().numpy()
+
+    @torch.inference_mode()
+    def encode_tokens(self, ids_BL: np.ndarray, mask_BL: np.ndarray) -> np.ndarray:
+        ids, mask = (torch.from_numpy(x).to(self.model.device) for x in (ids_BL, mask_BL))
+        return self.model.encode_text(ids, mask).float().cpu().numpy()
+
+    def _features(self, windows: Sequence[Any]) -> Features:
+        device = self.model.device
+        if windows[0].ndim > 1:
+            values = torch.stack([torch.as_tensor(w) for w in windows]).to(device)
+            mask_BT = torch.ones((len(values), values.shape[-2]), dtype=torch.bool, device=device)
+            is_longer_B = torch.ones(len(values), dtype=torch.bool, device=device) if values.ndim == 4 else None
+            return Features(values, mask_BT, is_longer_B)
+        if self._fill != "mask":
+            policy = "pad" if self._fill == "zeros" else self._fill
+            samples = np.stack([fit(window, self.window, policy) for window in windows])
+            return self.model.frontend(torch.from_numpy(samples).to(device))
+        lengths = torch.tensor([len(window) for window in windows])
+        samples = np.zeros((len(windows), int(lengths.max())), np.float32)
+        for row, window in enumerate(windows):
+            samples[row, : len(window)] = window
+        return self.model.frontend(torch.from_numpy(samples).to(device), lengths.to(device))
