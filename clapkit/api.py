@@ -141,6 +141,33 @@ class Clap:
         with _progress(len(sources), progress) as on_done:
             yield from engine.embed(sources, workers=workers, on_done=on_done)
 
+    def embed_windows(self, source: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The unit-norm vectors of the windows of one source [w, d], and where each starts and ends [w], in seconds.
+
+        Their mean, weighted as docs/sound-in.md says and brought to unit norm, is the row of `embed_audio`.
+        """
+        result = self._only(self.embed_each([source]))
+        start_s = np.array(result.starts_s)
+        return result.windows_WD, start_s, np.minimum(start_s + result.window_s, result.duration_s)
+
+    def embed_frames(self, source: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Unit-norm vectors of the frames of one source [T, d], and the middle of each [T], in seconds.
+
+        A frame is what the tower gives for one of its steps, brought into the space by the head; where windows overlap,
+        each gives its side of the middle. SpecError for models that have no vectors of single frames.
+        """
+        from clapkit.runtime.engine import AudioEngine
+
+        result = self._only(AudioEngine(self._program).frames([source]))
+        return result.frames_TD, result.times_s
+
+    @staticmethod
+    def _only(results: Iterator[Any]) -> Any:
+        (result,) = results
+        if hasattr(result, "error"):
+            raise AudioErrors([AudioFailure(0, result.error.source, result.error.reason)])
+        return result
+
     def embed_text(self, texts: Sequence[str]) -> np.ndarray:
         """One unit-norm vector a text, float32 [n, d]. A text's vector does not depend on the others."""
         if isinstance(texts, str):

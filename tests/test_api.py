@@ -357,3 +357,17 @@ def test_settings_that_do_not_exist_are_refused_before_data_is_read(tiny_recipe,
         clapkit.train(tiny_recipe, tmp_path / "no data", out=tmp_path / "run", train__stepz=3)
     with pytest.raises(RecipeError, match="no scale 'huge'"):
         clapkit.train(tiny_recipe, tmp_path / "no data", out=tmp_path / "run", scale="huge")
+
+
+def test_windows_and_frames_of_one_source(tiny_run, rng):
+    clap = clapkit.load(tiny_run.path, device="cpu")
+    sound = (rng.standard_normal(8000 * 4).astype(np.float32) * 0.1, 8000)
+    vectors, start_s, end_s = clap.embed_windows(sound)
+    assert len(vectors) == len(start_s) == len(end_s) > 1
+    assert start_s[0] == 0 and end_s[-1] == 4.0 and (end_s > start_s).all()
+    frames, times_s = clap.embed_frames(sound)
+    assert frames.shape == (len(times_s), clap.dimension) and 0 < times_s[0] < times_s[-1] < 4.0
+    np.testing.assert_allclose(np.linalg.norm(frames, axis=1), 1, atol=1e-5)
+    for call in (clap.embed_windows, clap.embed_frames):
+        with pytest.raises(clapkit.AudioErrors, match="no sample"):
+            call((np.zeros(0, np.float32), 8000))

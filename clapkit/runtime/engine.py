@@ -11,6 +11,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -52,11 +53,31 @@ class Embedded:
 
 
 @dataclass(frozen=True)
+class Frames:
+    """Unit-norm vectors of the frames of one source, and the middle of each, in seconds."""
+
+    index: int
+    frames_TD: np.ndarray
+    times_s: np.ndarray
+    duration_s: float
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Failed:
     """Why one source has no vector."""
 
     index: int
     error: AudioError
+
+
+@dataclass(frozen=True)
+class _Ways:
+    """How a source is cut, its windows are encoded, and what is made of it in the end."""
+
+    cut: Callable[[int], Cut]
+    encode: Callable[[Sequence[Any]], Sequence[np.ndarray]]
+    result: Callable[[Cut], Any]
 
 
 class AudioEngine:
@@ -75,6 +96,28 @@ class AudioEngine:
         workers   decoder processes for paths and bytes; 0 decodes here; default: processes for more than one source
         """
         heard = self._program.window if self._program.longer == "start" else None
+        yield from self._run(sources, self._ways(), workers=workers, heard=heard, on_done=on_done)
+
+    def frames(self, sources: Sequence[Any], *, workers: int | None = None) -> Iterator[Frames | Failed]:
+        """The vectors of single frames of each source, also of sound that `embed` hears the start of, or fuses."""
+        yield from self._run(sources, self._ways_to_frames(), workers=workers)
+
+    def _ways(self) -> _Ways:
+        return _Ways(self._program.cut, self._program.encode_windows, self._result)
+
+    def _ways_to_frames(self) -> _Ways:
+        program = self._program
+        return _Ways(lambda index: Cut(index, program.window, program.hop), program.encode_frames, self._joined)
+
+    def _run(
+        self,
+        sources: Sequence[Any],
+        ways: _Ways,
+        *,
+        workers: int | None,
+        heard: int | None = None,
+        on_done: Callable[[int], None] | None = None,
+    ) -> Iterator[Any]:
         stretches = _stretches(sources, self._rate_hz, _worker_count(sources, workers), heard=heard)
         files: dict[int, Cut] = {}
         waiting: list[tuple[Cut, Any]] = []
@@ -86,24 +129,24 @@ class AudioEngine:
                 finished += 1
                 yield Failed(index, sound)
             else:
-                file = files.get(index) or files.setdefault(index, self._program.cut(index))
+                file = files.get(index) or files.setdefault(index, ways.cut(index))
                 waiting.extend((file, window) for window in file.feed(sound.samples, is_last))
                 file.notes += tuple(sound.notes)
             while (count := self._ready(waiting)) > 0:
-                self._encode(waiting[:count])
+                _encode(waiting[:count], ways.encode)
                 del waiting[:count]
             for done in [f for f in files.values() if f.complete]:
                 finished += 1
-                yield self._result(files.pop(done.index))
+                yield ways.result(files.pop(done.index))
             if on_done:
                 on_done(finished)
         while waiting:
             count = self._ready(waiting, last=True)
-            self._encode(waiting[:count])
+            _encode(waiting[:count], ways.encode)
             del waiting[:count]
         for file in files.values():
             finished += 1
-            yield self._result(file)
+            yield ways.result(file)
         if on_done:
             on_done(finished)
 
@@ -117,11 +160,6 @@ class AudioEngine:
                 return count
             count += 1
         return count if last or count == self._batch_size else 0
-
-    def _encode(self, waiting: Sequence[tuple[Cut, Any]]) -> None:
-        vectors = self._program.encode_windows([window for _, window in waiting])
-        for (file, _), vector in zip(waiting, vectors, strict=True):
-            file.vectors.append(vector)
 
     def _result(self, file: Cut) -> Embedded:
         plan = plan_windows(file.total, file.total if file.fused else file.window, file.hop)
@@ -139,6 +177,28 @@ class AudioEngine:
             duration_s=file.total / self._rate_hz,
             notes=file.notes,
         )
+
+    def _joined(self, file: Cut) -> Frames:
+        """The frames of all windows in a row; where two overlap, each gives its side of the middle."""
+        plan, step_s = plan_windows(file.total, file.window, file.hop), 1.0 / self._program.frame_rate_hz
+        bounds_s = [0.0]
+        bounds_s += [(a.start + a.length + b.start) / 2 / self._rate_hz for a, b in pairwise(plan)]
+        bounds_s += [max(file.total / self._rate_hz, step_s)]
+        vectors, times = [], []
+        for window, frames_TD, first_s, end_s in zip(plan, file.vectors, bounds_s[:-1], bounds_s[1:], strict=True):
+            times_T = window.start / self._rate_hz + (np.arange(len(frames_TD)) + 0.5) * step_s
+            own_T = (times_T >= first_s) & (times_T < end_s)
+            vectors.append(frames_TD[own_T])
+            times.append(times_T[own_T])
+        return Frames(
+            file.index, np.concatenate(vectors), np.concatenate(times), file.total / self._rate_hz, file.notes
+        )
+
+
+def _encode(waiting: Sequence[tuple[Cut, Any]], encode: Callable[[Sequence[Any]], Sequence[np.ndarray]]) -> None:
+    vectors = encode([window for _, window in waiting])
+    for (file, _), vector in zip(waiting, vectors, strict=True):
+        file.vectors.append(vector)
 
 
 def _worker_count(sources: Sequence[Any], workers: int | None) -> int:

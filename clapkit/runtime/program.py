@@ -13,11 +13,12 @@ from clapkit.runtime.cutting import Cut
 class Program(Protocol):
     """What the engine and `Clap` ask of a runtime.
 
-    dimension    numbers in a vector
-    rate_hz      rate of the samples that it hears
-    window       samples of a window; hop: from one window to the next
-    longer       what is made of longer sound, as in `Windowing.longer`
-    scale        factor between a cosine and a logit
+    dimension       numbers in a vector
+    rate_hz         rate of the samples that it hears
+    window          samples of a window; hop: from one window to the next
+    longer          what is made of longer sound, as in `Windowing.longer`
+    frame_rate_hz   frames per second of `encode_frames`
+    scale           factor between a cosine and a logit
     """
 
     @property
@@ -31,6 +32,8 @@ class Program(Protocol):
     @property
     def longer(self) -> str: ...
     @property
+    def frame_rate_hz(self) -> float: ...
+    @property
     def scale(self) -> float: ...
 
     def cut(self, index: int) -> Cut:
@@ -38,6 +41,12 @@ class Program(Protocol):
 
     def encode_windows(self, windows: Sequence[Any]) -> np.ndarray:
         """Unit-norm float32 [B, dimension] of windows of one kind: samples [n], each as long as it is."""
+
+    def encode_frames(self, windows: Sequence[Any]) -> list[np.ndarray]:
+        """Unit-norm float32 [T, dimension] for each window of samples: its frames, those of padding left out.
+
+        SpecError for a model whose vectors are not made frame by frame.
+        """
 
     def encode_tokens(self, ids_BL: np.ndarray, mask_BL: np.ndarray) -> np.ndarray:
         """Unit-norm float32 [B, dimension] of token ids; TextTowerError where there is no language side."""

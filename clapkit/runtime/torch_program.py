@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from clapkit.audio.features import Features
 from clapkit.audio.windows import fit
+from clapkit.errors import SpecError
 from clapkit.model import DualEncoder
 from clapkit.runtime.cutting import Cut
 from clapkit.runtime.fusing import FusedCut
@@ -27,6 +29,7 @@ class TorchProgram:
         self.window = seconds_to_samples(model.windowing.window_s, self.rate_hz)
         self.hop = seconds_to_samples(model.windowing.hop_s, self.rate_hz)
         self.longer = model.windowing.longer
+        self.frame_rate_hz = model.audio.frame_rate_hz
         self._fill = model.windowing.fill
 
     @property
@@ -44,6 +47,17 @@ class TorchProgram:
         features = self._features(windows)
         with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             return self.model.encode_features(features).float().cpu().numpy()
+
+    @torch.inference_mode()
+    def encode_frames(self, windows: Sequence[Any]) -> list[np.ndarray]:
+        """Each frame of the tower through the head, as if it were the summary of a clip."""
+        if getattr(self.model.audio_head, "reads", "summary") == "frames":
+            raise SpecError("this model makes its vectors of all frames together: it has no vectors of single frames")
+        with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            out = self.model.audio(self._features(windows))
+            frames_BTD = functional.normalize(self.model.audio_head(out.frames_BTD).float(), dim=-1)
+        counts = out.mask_BT.sum(1).tolist()
+        return [frames_TD[:count] for frames_TD, count in zip(frames_BTD.cpu().numpy(), counts, strict=True)]
 
     @torch.inference_mode()
     def encode_tokens(self, ids_BL: np.ndarray, mask_BL: np.ndarray) -> np.ndarray:

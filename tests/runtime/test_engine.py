@@ -194,3 +194,42 @@ def test_bf16_is_close_to_full_precision(model):
     (full,) = AudioEngine(TorchProgram(model)).embed(sources)
     (half,) = AudioEngine(TorchProgram(model, precision="bf16")).embed(sources)
     assert 0.99 < full.vector_D @ half.vector_D < 1.0 + 1e-6
+
+
+def frames_slowly(model, samples):
+    """[T, d] of one window of sound, and the middle of each frame."""
+    with torch.inference_mode():
+        out = model.audio(model.frontend(torch.from_numpy(samples)[None]))
+        frames = torch.nn.functional.normalize(model.audio_head(out.frames_BTD[0]), dim=-1).numpy()
+    return frames, (np.arange(len(frames)) + 0.5) / model.audio.frame_rate_hz
+
+
+def test_frames_of_one_window_are_those_of_the_tower(model):
+    sound = music(WINDOW / RATE_HZ)
+    (found,) = AudioEngine(TorchProgram(model)).frames([(sound, RATE_HZ)])
+    frames, times_s = frames_slowly(model, sound)
+    np.testing.assert_allclose(found.frames_TD, frames, atol=1e-5)
+    np.testing.assert_allclose(found.times_s, times_s)
+    assert found.duration_s == WINDOW / RATE_HZ
+
+
+def test_frames_of_long_sound_come_from_the_window_that_hears_them_best(model):
+    """Each instant has one frame, of the window whose middle is nearest; none is missing at the seams."""
+    sound = music(2.7 * WINDOW / RATE_HZ)
+    (found,) = AudioEngine(TorchProgram(model), batch_size=2).frames([(sound, RATE_HZ)])
+    step_s = 1 / model.audio.frame_rate_hz
+    gaps = np.diff(found.times_s)
+    assert gaps.min() > 0 and gaps.max() < 2 * step_s
+    assert found.times_s[0] < step_s and len(sound) / RATE_HZ - found.times_s[-1] < 1.5 * step_s
+    plan = plan_windows(len(sound), WINDOW, HOP)
+    middles_s = np.array([w.start + w.length / 2 for w in plan]) / RATE_HZ
+    for time_s, frame in zip(found.times_s, found.frames_TD, strict=True):
+        window = plan[int(np.abs(middles_s - time_s).argmin())]
+        frames, times_s = frames_slowly(model, sound[window.start : window.start + window.length])
+        place = int(np.abs(times_s + window.start / RATE_HZ - time_s).argmin())
+        np.testing.assert_allclose(frame, frames[place], atol=1e-5)
+
+
+def test_frames_of_a_bad_source_say_why(model):
+    (found,) = AudioEngine(TorchProgram(model)).frames([(np.zeros(0, np.float32), RATE_HZ)])
+    assert isinstance(found, Failed)
