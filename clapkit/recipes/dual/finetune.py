@@ -4,8 +4,8 @@ Differs from `contrastive`: the model is the one of --from, and clips are as lon
 side learns; towers stay, and texts keep their vectors. tune.learns=audio moves the tower too, at a tenth of the rate, its
 lower blocks more slowly still; tune.blend < 1 gives back some of what was forgotten.
 Run:     clapkit train finetune --from CHECKPOINT --data FOLDER --out run
-Cost:    on 2 cores, 50 clips: 10 s with a tower of 2.4 M, 4 minutes with HTSAT-tiny of LAION
-Effect:  see docs/finetune.md
+Cost:    on 2 cores, 50 clips: 6 s with a tower of 2.4 M; HTSAT-tiny of LAION: a minute for an epoch of 100 clips
+Effect:  +56 points top-1 on ten new classes of ESC-50 from five clips each, -4 on the old ones (docs/finetune.md)
 """
 
 from clapkit.data.batches import BatchSize
