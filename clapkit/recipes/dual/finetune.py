@@ -1,7 +1,7 @@
 """A given model trained further on your own sound: any checkpoint, any family.
 
 Differs from `contrastive`: the model is the one of --from, and clips are as long as its windows. The head of the sound
-side learns; towers stay, and texts keep their vectors. tune.learns=audio moves the tower too, at a tenth of the rate, its
+side learns; towers stay, and texts keep their vectors. tune.learns=audio moves the tower too, at a tenth of the rate,
 lower blocks more slowly still; tune.blend < 1 gives back some of what was forgotten.
 Run:     clapkit train finetune --from CHECKPOINT --data FOLDER --out run
 Cost:    on 2 cores, 50 clips: 6 s with a tower of 2.4 M; HTSAT-tiny of LAION: a minute for an epoch of 100 clips
