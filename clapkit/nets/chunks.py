@@ -39,7 +39,7 @@ def patches_of_chunks(values_BTF: Tensor, *, chunk_frames: int, patch: tuple[int
     """
     length, height = patch
     frames = values_BTF.shape[1]
-    chunks = -(-frames // chunk_frames)
+    chunks = (frames + chunk_frames - 1) // chunk_frames
     wanted = steps * length if chunks == 1 else chunks * chunk_frames
     filled = F.pad(values_BTF, (0, 0, 0, wanted - frames)).unflatten(1, (chunks, -1))[:, :, : steps * length]
     grid = filled.unflatten(3, (-1, height)).unflatten(2, (steps, length))  # [B, C, S, length, bands, height]

@@ -66,7 +66,7 @@ class ClipText(nn.Module):
         for block in self.blocks:
             tokens_BLD = block(tokens_BLD, attend)
         frames_BLD = self.norm(tokens_BLD)
-        summary_BD = frames_BLD[torch.arange(len(end_B), device=end_B.device), end_B]
+        summary_BD = frames_BLD[torch.arange(end_B.shape[0], device=end_B.device), end_B]
         real_BL = torch.arange(given, device=ids_BL.device) <= end_B[:, None]
         frames_BLD = F.pad(frames_BLD, (0, 0, 0, given - length)).masked_fill(~real_BL[..., None], 0.0)
         return TowerOutput(frames_BLD, real_BL, summary_BD)
