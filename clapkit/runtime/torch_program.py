@@ -7,19 +7,25 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional
 
 from clapkit.audio.features import Features
 from clapkit.audio.windows import fit
-from clapkit.errors import SpecError
+from clapkit.errors import SpecError, TextTowerError
 from clapkit.model import DualEncoder
+from clapkit.runtime import packing
 from clapkit.runtime.cutting import Cut
 from clapkit.runtime.fusing import FusedCut
 from clapkit.units import seconds_to_samples
 
 
 class TorchProgram:
-    """A `Program` over a dual encoder. `precision` is "fp32", or "bf16": both towers under autocast."""
+    """A `Program` over a dual encoder. `precision` is "fp32", or "bf16" for the sound side (texts stay in fp32).
+
+    On a processor, the towers that run are packed copies of those of `model` (`runtime.packing`), made at the first use
+    and again after a change of the weights.
+    """
 
     def __init__(self, model: DualEncoder, *, precision: str = "fp32") -> None:
         self.model = model
@@ -31,6 +37,7 @@ class TorchProgram:
         self.longer = model.windowing.longer
         self.frame_rate_hz = model.audio.frame_rate_hz
         self._fill = model.windowing.fill
+        self._packed: dict[str, tuple[Any, nn.Module]] = {}
 
     @property
     def scale(self) -> float:
@@ -44,25 +51,41 @@ class TorchProgram:
     @torch.inference_mode()
     def encode_windows(self, windows: Sequence[Any]) -> np.ndarray:
         """Windows of samples [n]; or mels [T, F], or fused mels [4, T, F], of clips that `FusedCut` has read."""
-        features = self._features(windows)
+        model, features = self._sound_side(), self._features(windows)
         with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            return self.model.encode_features(features).float().cpu().numpy()
+            return model.encode_features(features).float().cpu().numpy()
 
     @torch.inference_mode()
     def encode_frames(self, windows: Sequence[Any]) -> list[np.ndarray]:
         """Each frame of the tower through the head, as if it were the summary of a clip."""
         if getattr(self.model.audio_head, "reads", "summary") == "frames":
             raise SpecError("this model makes its vectors of all frames together: it has no vectors of single frames")
+        model, features = self._sound_side(), self._features(windows)
         with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            out = self.model.audio(self._features(windows))
-            frames_BTD = functional.normalize(self.model.audio_head(out.frames_BTD).float(), dim=-1)
+            out = model.audio(features)
+            frames_BTD = functional.normalize(model.audio_head(out.frames_BTD).float(), dim=-1)
         counts = out.mask_BT.sum(1).tolist()
         return [frames_TD[:count] for frames_TD, count in zip(frames_BTD.cpu().numpy(), counts, strict=True)]
 
     @torch.inference_mode()
     def encode_tokens(self, ids_BL: np.ndarray, mask_BL: np.ndarray) -> np.ndarray:
+        if self.model.text is None:
+            raise TextTowerError(self.model.text_missing or "this model has no text tower: it embeds sound alone")
         ids, mask = (torch.from_numpy(x).to(self.model.device) for x in (ids_BL, mask_BL))
-        return self.model.encode_text(ids, mask).float().cpu().numpy()
+        features_BW = self._quick("text", self.model.text, "fp32")(ids, mask).summary_BD
+        return self.model.project_text(features_BW).float().cpu().numpy()
+
+    def _sound_side(self) -> DualEncoder:
+        """The model with a quick sound side; its language side is not touched, and costs nothing until it is used."""
+        quick = self._quick("sound", self.model, self.precision, leave=self.model.text)
+        assert isinstance(quick, DualEncoder)
+        return quick
+
+    def _quick(self, name: str, module: nn.Module, precision: str, leave: nn.Module | None = None) -> nn.Module:
+        now = packing.versions(module)
+        if name not in self._packed or self._packed[name][0] != now:
+            self._packed[name] = now, packing.packed(module, precision=precision, leave=leave)
+        return self._packed[name][1]
 
     def _features(self, windows: Sequence[Any]) -> Features:
         device = self.model.device

@@ -1,0 +1,151 @@
+"""What makes a tower quick on a processor without changing it: packed weights, fused activations, prepared biases.
+
+A linear layer of torch hands its weights to the matrix library in the layout they are stored in, at every call. oneDNN,
+which torch brings along, is about twice as quick on weights that it was given once to bring into its own layout, adds
+the bias and applies GELU while the result is still in the cache, and does the same in bf16 without casting the weights
+again for every batch. `packed` makes a copy of a module that works so. It shares all parameters with the original.
+
+These operators are the ones that torch's own compiler uses; where they are missing, or disagree with the plain layer,
+nothing is replaced.
+"""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clapkit.nets.swin import SwinBlock, WindowAttention
+
+_LEAST_WEIGHTS = 2**12  # smaller layers gain nothing
+
+
+class PackedLinear(nn.Module):
+    """A linear layer with packed weights [out, in]; `gelu` is applied to its result.
+
+    In bf16 the input is rounded and the result is bf16, as under autocast.
+    """
+
+    def __init__(self, linear: nn.Linear, *, dtype: torch.dtype, gelu: bool = False) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.dtype, self.gelu = dtype, gelu
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().to(dtype).contiguous(), None)
+        self.bias = None if linear.bias is None else linear.bias.detach().to(dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        activation = ("gelu", [], "none") if self.gelu else ("none", [], "")
+        return torch.ops.mkldnn._linear_pointwise(x.to(self.dtype), self.packed, self.bias, *activation)
+
+
+class PreparedAttention(nn.Module):
+    """Window attention whose bias is looked up once, and added to the distances of a shifted grid once."""
+
+    def __init__(self, attention: WindowAttention, *, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.heads, self.tokens = attention.heads, attention.window**2
+        self.qkv = _fitting(attention.qkv, dtype=dtype)
+        self.out = _fitting(attention.out, dtype=dtype)
+        table = attention.bias_table.detach()[attention.bias_index]
+        self.bias_1HNN = table.view(self.tokens, self.tokens, -1).permute(2, 0, 1)[None].to(dtype).contiguous()
+        self.shifted_WHNN: Tensor | None = None
+
+    def forward(self, tokens_BLD: Tensor, apart_WNN: Tensor | None) -> Tensor:
+        batch, length, width = tokens_BLD.shape
+        joined = self.qkv(tokens_BLD).view(-1, self.tokens, 3, self.heads, width // self.heads)
+        query, key, value = joined.permute(2, 0, 3, 1, 4)
+        if apart_WNN is None:
+            seen = F.scaled_dot_product_attention(query, key, value, attn_mask=self.bias_1HNN)
+        else:
+            if self.shifted_WHNN is None:
+                self.shifted_WHNN = (self.bias_1HNN + apart_WNN[:, None]).to(self.bias_1HNN.dtype)
+            # Clip by clip: a mask for all windows of a batch at once would have to be written out for each clip.
+            windows = len(self.shifted_WHNN)
+            parts = zip(query.split(windows), key.split(windows), value.split(windows), strict=True)
+            seen = torch.cat([F.scaled_dot_product_attention(*part, attn_mask=self.shifted_WHNN) for part in parts])
+        return self.out(seen.transpose(1, 2).reshape(batch, length, width))
+
+
+class PreparedBlock(nn.Module):
+    """A Swin block with prepared attention, and GELU inside its first linear layer."""
+
+    def __init__(self, block: SwinBlock, *, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = block.norm1, block.norm2
+        self.attention = PreparedAttention(block.attention, dtype=dtype)
+        self.rise, self.fall = PackedLinear(block.rise, dtype=dtype, gelu=True), PackedLinear(block.fall, dtype=dtype)
+
+    def forward(self, tokens_BLD: Tensor, shift: tuple[Tensor, Tensor, Tensor] | None) -> Tensor:
+        if shift is None:
+            tokens_BLD = tokens_BLD + self.attention(self.norm1(tokens_BLD), None)
+        else:
+            there_L, back_L, apart_WNN = shift
+            seen = self.attention(self.norm1(tokens_BLD).index_select(1, there_L), apart_WNN)
+            tokens_BLD = tokens_BLD + seen.index_select(1, back_L)
+        return tokens_BLD.add_(self.fall(self.rise(self.norm2(tokens_BLD))))
+
+
+def packed(module: nn.Module, *, precision: str, leave: nn.Module | None = None) -> nn.Module:
+    """A copy for inference that shares its parameters with `module`, quicker where it can be; `module` stays as it is.
+
+    precision   "fp32", or "bf16" for use under autocast
+    leave       a part of `module` that the copy shares as it is
+    """
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    if not can_pack(dtype) or any(p.device.type != "cpu" or p.dtype != torch.float32 for p in module.parameters()):
+        return module
+    shared: dict[int, Any] = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    if leave is not None:
+        shared[id(leave)] = leave
+    twin = copy.deepcopy(module, shared)
+    _replace(twin, dtype, leave)
+    return twin
+
+
+@cache
+def can_pack(dtype: torch.dtype) -> bool:
+    """Whether the operators are there and agree with the plain layer."""
+    with torch.autocast("cpu", enabled=False):
+        linear = nn.utils.skip_init(nn.Linear, 64, 96).requires_grad_(False)
+        linear.weight.copy_(torch.linspace(-1, 1, 64 * 96).view(96, 64).sin())
+        linear.bias.copy_(torch.linspace(-1, 1, 96))
+        x = torch.linspace(-9, 9, 33 * 64).view(33, 64).cos()
+        try:
+            found = PackedLinear(linear, dtype=dtype, gelu=True)(x).float()
+        except (AttributeError, RuntimeError, TypeError):
+            return False
+        return torch.allclose(found, F.gelu(linear(x)), atol=1e-4 if dtype == torch.float32 else 0.1, rtol=0.02)
+
+
+def versions(module: nn.Module) -> tuple[tuple[int, int], ...]:
+    """Changes with every change of a parameter: whoever packed the module has to do it again."""
+    return tuple((p.data_ptr(), p._version if not p.is_inference() else 0) for p in module.parameters())
+
+
+def _replace(module: nn.Module, dtype: torch.dtype, leave: nn.Module | None) -> None:
+    for name, child in module.named_children():
+        if child is leave:
+            continue
+        if isinstance(child, SwinBlock):
+            setattr(module, name, PreparedBlock(child, dtype=dtype))
+        elif type(child) is nn.Linear:
+            setattr(module, name, _fitting(child, dtype=dtype))
+        else:
+            _replace(child, dtype, leave)
+    _fuse_gelu(module)
+
+
+def _fitting(linear: nn.Linear, *, dtype: torch.dtype) -> nn.Module:
+    return PackedLinear(linear, dtype=dtype) if linear.weight.numel() >= _LEAST_WEIGHTS else linear
+
+
+def _fuse_gelu(module: nn.Module) -> None:
+    """Text encoders of transformers: a layer `dense` with exact GELU behind it."""
+    activation, dense = getattr(module, "intermediate_act_fn", None), getattr(module, "dense", None)
+    if isinstance(dense, PackedLinear) and type(activation).__name__ == "GELUActivation":
+        dense.gelu = True
+        module.intermediate_act_fn = nn.Identity()
