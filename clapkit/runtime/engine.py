@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from clapkit.audio.decode import Sound, probe
-from clapkit.audio.pool import DecodePool, DecodeRequest
+from clapkit.audio.lending import borrowed_pool
+from clapkit.audio.pool import DecodeRequest
 from clapkit.audio.sources import describe
 from clapkit.audio.windows import plan_windows
 from clapkit.errors import AudioError
@@ -235,7 +236,7 @@ def _stretches(
         todo = deque(_Ask(i, 0, stretch) for i, p in enumerate(pooled) if p is not here)
         if not todo:
             continue
-        with DecodePool(workers=0 if here else workers) as pool:
+        with borrowed_pool(0 if here else workers) as pool:
             while todo:
                 asked: deque[_Ask] = deque()
                 for _, reply in pool.map(_requests(todo, asked, sources, rate_hz)):

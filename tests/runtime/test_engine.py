@@ -9,6 +9,7 @@ import torch
 
 from clapkit import native
 from clapkit.audio.decode import decode
+from clapkit.audio.pool import DecodePool
 from clapkit.audio.windows import plan_windows
 from clapkit.runtime import cutting, engine
 from clapkit.runtime.engine import AudioEngine, Embedded, Failed
@@ -142,7 +143,7 @@ def test_memory_is_that_of_a_stretch_and_a_window(model, tmp_path, monkeypatch):
 def test_a_failure_in_the_middle_costs_that_file_only(model, tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "_STRETCH_S", 1.0)
     good, bad = (write(tmp_path / f"{name}.wav", music(5.0)) for name in ("good", "bad"))
-    real = engine.DecodePool.map
+    real = DecodePool.map
 
     def dying(pool, requests):
         """The decoder of one file dies in its third stretch."""
@@ -157,7 +158,7 @@ def test_a_failure_in_the_middle_costs_that_file_only(model, tmp_path, monkeypat
             died = asked[i].source == bad and asked[i].start_s == 2.0
             yield i, engine.AudioError(bad, "the decoder process died") if died else reply
 
-    monkeypatch.setattr(engine.DecodePool, "map", dying)
+    monkeypatch.setattr(DecodePool, "map", dying)
     first, second, third = results(model, [good, bad, good], workers=0)
     assert isinstance(second, Failed) and second.error.reason == "the decoder process died"
     np.testing.assert_allclose(first.vector_D, third.vector_D, atol=1e-6)
