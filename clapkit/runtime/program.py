@@ -21,18 +21,13 @@ class Program(Protocol):
     scale           factor between a cosine and a logit
     """
 
-    @property
-    def dimension(self) -> int: ...
-    @property
-    def rate_hz(self) -> int: ...
-    @property
-    def window(self) -> int: ...
-    @property
-    def hop(self) -> int: ...
-    @property
-    def longer(self) -> str: ...
-    @property
-    def frame_rate_hz(self) -> float: ...
+    dimension: int
+    rate_hz: int
+    window: int
+    hop: int
+    longer: str
+    frame_rate_hz: float
+
     @property
     def scale(self) -> float: ...
 
