@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -77,7 +77,7 @@ class _Ways:
     """How a source is cut, its windows are encoded, and what is made of it in the end."""
 
     cut: Callable[[int], Cut]
-    encode: Callable[[Sequence[Any]], Sequence[np.ndarray]]
+    encode: Callable[[Sequence[Any]], Iterable[np.ndarray]]
     result: Callable[[Cut], Any]
 
 
@@ -196,7 +196,7 @@ class AudioEngine:
         )
 
 
-def _encode(waiting: Sequence[tuple[Cut, Any]], encode: Callable[[Sequence[Any]], Sequence[np.ndarray]]) -> None:
+def _encode(waiting: Sequence[tuple[Cut, Any]], encode: Callable[[Sequence[Any]], Iterable[np.ndarray]]) -> None:
     vectors = encode([window for _, window in waiting])
     for (file, _), vector in zip(waiting, vectors, strict=True):
         file.vectors.append(vector)
