@@ -37,7 +37,13 @@ class TorchProgram:
         self.longer = model.windowing.longer
         self.frame_rate_hz = model.audio.frame_rate_hz
         self._fill = model.windowing.fill
+        self.fills = self._fill != "mask"
         self._packed: dict[str, tuple[Any, nn.Module]] = {}
+
+    @property
+    def device(self) -> str:
+        """Kind of device that the model is on now: "cpu", "cuda"..."""
+        return self.model.device.type
 
     @property
     def scale(self) -> float:
