@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from clapkit.data.clip import Clip
     from clapkit.evaluation.report import Result
 
-_Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run or model folder.")]
+_Run = Annotated[str, typer.Argument(metavar="RUN", help="Run, model folder, checkpoint, short name or hf:// name.")]
 _LabelColumn = Annotated[str, typer.Option(help="Column that holds the label; 'tags' for several labels a clip.")]
 _Template = Annotated[
     list[str] | None, typer.Option("--template", help="Sentence around the label; several are averaged. Repeatable.")
@@ -129,7 +129,7 @@ def retrieval(
 
 def _by_label(
     task: str,
-    run: Path,
+    run: str,
     data: Sequence[Path],
     split: Sequence[str] | None,
     column: Sequence[str] | None,
@@ -184,7 +184,7 @@ def _read(
 
 
 def _embed(
-    run: Path, clips: Sequence[Clip], precision: str, device: str, trust: Sequence[str] | None
+    run: str, clips: Sequence[Clip], precision: str, device: str, trust: Sequence[str] | None
 ) -> tuple[Clap, Gallery]:
     from clapkit.api import load
     from clapkit.cli.scoring import Gallery

@@ -7,7 +7,10 @@ from typing import Annotated
 
 import typer
 
-Model = Annotated[Path, typer.Option("--model", help="Run or model folder, as `clapkit train` leaves it.")]
+Model = Annotated[
+    str,
+    typer.Option("--model", help="Run, model folder, checkpoint of another library, short name or hf://owner/name."),
+]
 Trust = Annotated[
     list[str] | None,
     typer.Option("--trust", metavar="PACKAGE", help="Package whose parts the model may name; its code is run."),

@@ -16,7 +16,7 @@ _Folder = Annotated[Path, typer.Argument(metavar="INDEX", help="Folder written b
 _Text = Annotated[str | None, typer.Argument(help="What to look for, in words.")]
 _Audio = Annotated[Path | None, typer.Option("--audio", help="Sound to look for, alone or together with the words.")]
 _K = Annotated[int, typer.Option("--k", min=1, help="Number of results.")]
-_Model = Annotated[Path | None, typer.Option("--model", help="Model folder; default: the one that made the index.")]
+_Model = Annotated[str | None, typer.Option("--model", help="Any model; default: the one that made the index.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
