@@ -34,7 +34,7 @@ class TorchProgram:
         self.rate_hz = model.frontend.rate_hz
         self.window = seconds_to_samples(model.windowing.window_s, self.rate_hz)
         self.hop = seconds_to_samples(model.windowing.hop_s, self.rate_hz)
-        self.longer = model.windowing.longer
+        self.longer: str = model.windowing.longer
         self.frame_rate_hz = model.audio.frame_rate_hz
         self._fill = model.windowing.fill
         self.fills = self._fill != "mask"
@@ -57,16 +57,21 @@ class TorchProgram:
     @torch.inference_mode()
     def encode_windows(self, windows: Sequence[Any]) -> np.ndarray:
         """Windows of samples [n]; or mels [T, F], or fused mels [4, T, F], of clips that `FusedCut` has read."""
-        model, features = self._sound_side(), self._features(windows)
+        return self.encode_features(self.features(windows)).float().cpu().numpy()
+
+    @torch.inference_mode()
+    def encode_features(self, features: Features) -> torch.Tensor:
+        """Unit-norm vectors [B, dimension] of what `features` gives."""
+        model = self._sound_side()
         with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            return model.encode_features(features).float().cpu().numpy()
+            return model.encode_features(features)
 
     @torch.inference_mode()
     def encode_frames(self, windows: Sequence[Any]) -> list[np.ndarray]:
         """Each frame of the tower through the head, as if it were the summary of a clip."""
         if getattr(self.model.audio_head, "reads", "summary") == "frames":
             raise SpecError("this model makes its vectors of all frames together: it has no vectors of single frames")
-        model, features = self._sound_side(), self._features(windows)
+        model, features = self._sound_side(), self.features(windows)
         with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             out = model.audio(features)
             frames_BTD = functional.normalize(model.audio_head(out.frames_BTD).float(), dim=-1)
@@ -77,6 +82,12 @@ class TorchProgram:
     def encode_tokens(self, ids_BL: np.ndarray, mask_BL: np.ndarray) -> np.ndarray:
         if self.model.text is None:
             raise TextTowerError(self.model.text_missing or "this model has no text tower: it embeds sound alone")
+        # Checked here: an accelerator would not raise but break, and take the process along.
+        if ids_BL.min() < 0 or ids_BL.max() >= self.model.text.vocabulary_size:
+            raise TextTowerError(
+                f"token ids from {ids_BL.min()} to {ids_BL.max()}: this model knows those from 0 to "
+                f"{self.model.text.vocabulary_size - 1}, the ids of another tokenizer do not fit"
+            )
         ids, mask = (torch.from_numpy(x).to(self.model.device) for x in (ids_BL, mask_BL))
         features_BW = self._quick("text", self.model.text, "fp32")(ids, mask).summary_BD
         return self.model.project_text(features_BW).float().cpu().numpy()
@@ -93,7 +104,9 @@ class TorchProgram:
             self._packed[name] = now, packing.packed(module, precision=precision, leave=leave)
         return self._packed[name][1]
 
-    def _features(self, windows: Sequence[Any]) -> Features:
+    @torch.inference_mode()
+    def features(self, windows: Sequence[Any]) -> Features:
+        """What the tower reads of windows: filled as the model asks, through the front-end."""
         device = self.model.device
         if windows[0].ndim > 1:
             values = torch.stack([torch.as_tensor(w) for w in windows]).to(device)
