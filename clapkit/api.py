@@ -9,11 +9,11 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
-from clapkit.errors import AudioErrors, AudioFailure, ClapkitError, MissingExtraError, TextTowerError
+from clapkit.errors import AudioErrors, AudioFailure, ClapkitError, ModelError, TextTowerError
 from clapkit.text.prompts import DEFAULT, fill
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from clapkit.recipe import Recipe
     from clapkit.runtime.engine import Embedded, Failed
     from clapkit.runtime.program import Program
+    from clapkit.runtime.ready import Ready
     from clapkit.text.tokenizers import TextTokenizer
     from clapkit.training.loop import Run
 
@@ -34,6 +35,7 @@ def load(
     precision: str = "fp32",
     threads: int | None = None,
     *,
+    provider: str | None = None,
     variant: str | None = None,
     text: str | os.PathLike | None = None,
     trust: Sequence[str] = (),
@@ -41,52 +43,71 @@ def load(
     """Load a model for use: one of ours, or any public checkpoint, recognised by its tensors.
 
     path_or_name   a model folder, the folder of a training run, a checkpoint file or folder of another library, or
-                   "hf://owner/name" on the Hugging Face hub, or a short name (docs/checkpoints.md)
+                   "hf://owner/name" on the Hugging Face hub, or a short name (docs/checkpoints.md), or a folder that
+                   `clapkit export` wrote, for which no torch is needed (docs/export.md)
     device         "auto" (an accelerator where there is one), "cpu", "cuda", ...
-    precision      "fp32" or "bf16": what the audio tower computes in
-    threads        processor threads of torch, for the whole process; None leaves them as they are
+    precision      "fp32" or "bf16" (not with "onnx"): what the audio tower computes in
+    threads        processor threads; with torch for the whole process; None leaves them as they are
+    provider       the runtime: "torch", "onnx" (onnxruntime) or "openvino". None: torch; for an exported folder
+                   whichever is installed. Other models are exported once into the cache for the latter two.
     variant        settings that a checkpoint lacks, such as the name of the folder that it was published in
     text           for a checkpoint without a language side: the checkpoint or text encoder folder that it belongs to
     trust          packages besides clapkit whose parts the configuration may name: loading runs their code
     """
-    _need_torch("Loading a model")
-    from clapkit.checkpoints.hub import locate
-    from clapkit.checkpoints.load import read_model
+    from clapkit.opening import open_model
 
-    if precision not in ("fp32", "bf16"):
-        raise ClapkitError(f"precision is 'fp32' or 'bf16', not {precision!r}")
-    if threads is not None:
-        if threads < 1:
-            raise ClapkitError(f"threads is a number of processor threads, at least 1, not {threads}")
-        import torch
-
-        torch.set_num_threads(threads)
-    text = None if text is None else locate(text)
-    loaded = read_model(locate(path_or_name), variant=variant, text=text, trust=tuple(trust))
-    return Clap(loaded, device=device, precision=precision)
+    return Clap(
+        open_model(
+            path_or_name,
+            device=device,
+            precision=precision,
+            threads=threads,
+            provider=provider,
+            variant=variant,
+            text=text,
+            trust=trust,
+        )
+    )
 
 
 class Clap:
     """A model ready for use; make it with `clapkit.load`."""
 
-    def __init__(self, loaded: Loaded, *, device: str = "auto", precision: str = "fp32") -> None:
-        import torch
+    def __init__(self, model: Ready | Loaded, *, device: str = "auto", precision: str = "fp32") -> None:
+        """`device` and `precision` are for a model that is in no runtime yet: it goes to torch."""
+        if hasattr(model, "program"):
+            ready = cast("Ready", model)
+        else:
+            from clapkit.opening import in_torch
 
-        from clapkit.native import pipeline_id
-        from clapkit.runtime.torch_program import TorchProgram
+            ready = in_torch(cast("Loaded", model), device=device, precision=precision)
+        self._ready = ready
+        self._program: Program = ready.program
+        self._tokenizer = ready.tokenizer
+        self.folder = ready.folder
+        self.precision, self.provider = ready.precision, ready.provider
+        self.space_id, self.pipeline_id = ready.space_id, ready.pipeline_id
+        self.report = ready.report
 
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model: DualEncoder = loaded.model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._program: Program = TorchProgram(self.model, precision=precision)
-        self.folder = loaded.folder
-        self.precision = precision
-        self.space_id = loaded.space_id
-        self.pipeline_id = pipeline_id(loaded.space_id, precision=precision)
-        self._loaded = loaded
-        self.report = loaded.report
-        self._tokenizer = loaded.tokenizer
-        self._pad_id = loaded.pad_id
+    @property
+    def model(self) -> DualEncoder:
+        """The torch model. ModelError where another runtime runs it."""
+        return self.loaded.model
+
+    @property
+    def loaded(self) -> Loaded:
+        """The torch model with what belongs to it (Spec, tokenizer, report). ModelError as for `model`."""
+        if self._ready.loaded is None:
+            raise ModelError(
+                f"'{self.folder}' runs by provider '{self.provider}', without torch: there is no torch model here. "
+                "Load the model that it was exported from, with provider='torch'"
+            )
+        return self._ready.loaded
+
+    @property
+    def rate_hz(self) -> int:
+        """Rate of the samples that the model hears; other sound is resampled."""
+        return self._program.rate_hz
 
     @property
     def family(self) -> str:
@@ -188,23 +209,26 @@ class Clap:
         ids_BL    integers [B, L], short rows filled with the model's padding id
         mask_BL   True (or 1) where a token is real; None: wherever the id is not the padding id
         """
-        _need_language(self.model)
+        self._need_language()
         try:
             ids = np.asarray(ids_BL)
         except ValueError:
             raise ClapkitError("embed_tokens takes rows of one length: fill short ones with the padding id") from None
         if ids.ndim != 2 or ids.dtype.kind not in "iu" or ids.size == 0:
             raise ClapkitError(f"embed_tokens takes integers [B, L], not {ids.dtype} {list(ids.shape)}")
-        mask = ids != self._pad_id if mask_BL is None else np.asarray(mask_BL).astype(bool)
+        mask = ids != self._ready.pad_id if mask_BL is None else np.asarray(mask_BL).astype(bool)
         if mask.shape != ids.shape:
             raise ClapkitError(f"the mask {list(mask.shape)} has to have the shape of the ids {list(ids.shape)}")
         return self._program.encode_tokens(ids.astype(np.int64), mask)
 
+    def _need_language(self) -> None:
+        if self._ready.text_missing is not None:
+            raise TextTowerError(self._ready.text_missing)
+
     def _text_tokenizer(self) -> TextTokenizer:
         """The tokenizer of the model; fetched at the first text where it was not found beside the checkpoint."""
-        _need_language(self.model)
+        self._need_language()
         if self._tokenizer is None:
-            from clapkit.native import tokenizer_of
             from clapkit.text.locate import fetch_tokenizer
 
             if self.report.tokenizer is None:
@@ -212,7 +236,7 @@ class Clap:
                 raise TextTowerError(
                     f"'{self.folder}' came without its tokenizer: embed token ids (embed_tokens).{known}"
                 )
-            self._tokenizer = tokenizer_of(self.model, fetch_tokenizer(self.report.tokenizer))
+            self._tokenizer = self._ready.tokenizer_in(fetch_tokenizer(self.report.tokenizer))
         assert self._tokenizer is not None, "fetch_tokenizer gives a folder with a tokenizer or raises"
         return self._tokenizer
 
@@ -220,7 +244,7 @@ class Clap:
         """Write the model folder that `load` reads, whatever the model came from; returns its space_id."""
         from clapkit import native
 
-        loaded = self._loaded
+        loaded = self.loaded
         return native.save(
             loaded.model,
             loaded.spec,
@@ -291,7 +315,9 @@ def train(
               as there; here, `text` may also be a text encoder that the sound side was never trained with
     sets      settings of the recipe by dotted path, with __ for the dot: train__steps=500
     """
-    _need_torch("Training")
+    from clapkit.opening import need_torch
+
+    need_torch("Training")
     from clapkit.data.clip import Clip
     from clapkit.data.manifest import read_all
     from clapkit.recipe import Recipe
@@ -358,18 +384,6 @@ def _checked_labels(labels: Sequence[str], top_k: int | None) -> list[str]:
     if top_k is not None and top_k < 1:
         raise ClapkitError(f"top_k is at least 1, not {top_k}")
     return labels
-
-
-def _need_language(model: DualEncoder) -> None:
-    if model.text is None:
-        raise TextTowerError(model.text_missing or "this model has no language side: it embeds sound alone")
-
-
-def _need_torch(purpose: str) -> None:
-    try:
-        import torch  # noqa: F401
-    except ImportError:
-        raise MissingExtraError("torch", "torch", purpose) from None
 
 
 @contextmanager

@@ -27,8 +27,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from clapkit import __version__
-from clapkit.audio.decode import decoder_id
-from clapkit.audio.resample import RESAMPLER
 from clapkit.errors import ModelError, SpecError, TextTowerError
 from clapkit.files import atomic_file
 from clapkit.model import GIVEN_WHEN_BUILT, DualEncoder
@@ -82,11 +80,6 @@ def space_id(model: DualEncoder, model_spec: Spec) -> str:
     }
     named = json.dumps([ALGORITHM_VERSION, settings, tensors_digest(weights)], sort_keys=True)
     return "space-" + hashlib.sha256(named.encode()).hexdigest()[:16]
-
-
-def pipeline_id(space: str, *, precision: str) -> str:
-    """Identity of the way vectors are computed: the space, the decoder, the resampler and the precision."""
-    return f"{space}/{decoder_id()}/{RESAMPLER}/{precision}"
 
 
 def whole_spec(model: DualEncoder, model_spec: Spec) -> Spec:

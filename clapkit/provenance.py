@@ -1,4 +1,4 @@
-"""Where a model comes from, and what was done to its file: mapped, computed, dropped, assumed."""
+"""Where a model comes from, what was done to its file (mapped, computed, dropped), and how its vectors are made."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
+
+from clapkit.audio.decode import decoder_id
+from clapkit.audio.resample import RESAMPLER
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
@@ -67,6 +70,12 @@ class Report:
             if isinstance(value, type(default)) or (default is None and isinstance(value, str)):
                 known[entry.name] = value
         return cls(**known)
+
+
+def pipeline_id(space: str, *, precision: str, provider: str = "torch") -> str:
+    """Identity of the way vectors are computed: the space, the decoder, the resampler, the runtime, the precision."""
+    runtime = precision if provider == "torch" else f"{provider}-{precision}"
+    return f"{space}/{decoder_id()}/{RESAMPLER}/{runtime}"
 
 
 def grouped(reasons: Mapping[str, str]) -> dict[str, tuple[int, str]]:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from clapkit import native
 from clapkit.errors import ModelError, TextTowerError
+from clapkit.provenance import pipeline_id
 from clapkit.spec import derive, from_json
 from clapkit.text.tokenizers import TextTokenizer
 
@@ -107,8 +108,9 @@ def test_the_layout_in_memory_is_no_part_of_the_space(folder):
 
 
 def test_the_pipeline_names_space_decoder_resampler_and_precision(folder):
-    named = native.pipeline_id("space-1", precision="bf16")
+    named = pipeline_id("space-1", precision="bf16")
     assert named.startswith("space-1/clapkit-decode-") and named.endswith("/bf16") and named.count("/") == 3
+    assert pipeline_id("space-1", precision="bf16", provider="openvino") == named.replace("/bf16", "/openvino-bf16")
 
 
 # ---- refused ---------------------------------------------------------------------------------------------------------

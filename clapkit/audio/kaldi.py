@@ -153,12 +153,15 @@ class KaldiFbank(nn.Module):
             return Features(torch.where(mask_BT[:, :, None], values_BTF, silence), mask_BT)
 
     def _mel_of_frames(self, frames_BTW: torch.Tensor) -> torch.Tensor:
+        spectrum = self._spectrum(frames_BTW)
+        return (spectrum.real.square() + spectrum.imag.square()) @ self.filterbank
+
+    def _spectrum(self, frames_BTW: torch.Tensor) -> torch.Tensor:
         frames_BTW = frames_BTW * self.settings.gain
-        frames_BTW = frames_BTW - frames_BTW.mean(2, keepdim=True)
+        frames_BTW = frames_BTW - frames_BTW.mean(-1, keepdim=True)
         before_BTW = F.pad(frames_BTW, (1, 0), mode="replicate")[..., :-1]
         windowed_BTW = (frames_BTW - self.settings.preemphasis * before_BTW) * self.window
-        spectrum = torch.fft.rfft(windowed_BTW, n=self.settings.n_fft)
-        return (spectrum.real.square() + spectrum.imag.square()) @ self.filterbank
+        return torch.fft.rfft(windowed_BTW, n=self.settings.n_fft)
 
     def _compressed(self, mel: torch.Tensor) -> torch.Tensor:
         values = mel.clamp_min(self.settings.floor).log()

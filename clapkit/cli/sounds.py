@@ -74,7 +74,7 @@ def embed_clips(clap: Clap, clips: Sequence[Clip]) -> tuple[dict[int, Embedded],
     with pool, ProgressBar("embedding", len(clips), shown=progress_wanted()) as bar:
         for first in range(0, len(clips), _BLOCK):
             block = clips[first : first + _BLOCK]
-            sounds, broken = _decode_clips(pool, block, clap.model.frontend.rate_hz)
+            sounds, broken = _decode_clips(pool, block, clap.rate_hz)
             kept = list(sounds)
             for result in clap.embed_each([sounds[i] for i in kept], workers=0):
                 position = kept[result.index]

@@ -124,7 +124,7 @@ class TransformersText(nn.Module):
             return frames_BTD[:, 0]
         if self.pooling in ("last", "last_id"):
             last_B = mask_BT.long().sum(1).clamp(min=1) - 1
-            return frames_BTD[torch.arange(len(frames_BTD), device=frames_BTD.device), last_B]
+            return frames_BTD[torch.arange(frames_BTD.shape[0], device=frames_BTD.device), last_B]
         if getattr(out, "pooler_output", None) is None:
             raise TextTowerError(f"a model of type '{self.config['model_type']}' has no pooler: use mean, cls or last")
         return out.pooler_output
