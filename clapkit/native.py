@@ -16,8 +16,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
-from collections.abc import Iterator, Mapping
+import reprlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,18 +29,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from clapkit import __version__
+from clapkit.audio.frontends import Settings
+from clapkit.audio.spans import MAX_SAMPLES
 from clapkit.errors import ModelError, SpecError, TextTowerError
 from clapkit.files import atomic_file
-from clapkit.model import GIVEN_WHEN_BUILT, DualEncoder
+from clapkit.model import GIVEN_WHEN_BUILT, DualEncoder, Windowing
 from clapkit.provenance import Report
 from clapkit.spec import Spec, derive, from_json, to_json, with_defaults
 from clapkit.text.tokenizers import TOKENIZER_FILE, TextTokenizer
-from clapkit.towers.hf import skip_initialisation
+from clapkit.towers.hf import build_to_fill
 
 FORMAT_VERSION = 1
 # Raised whenever our own arithmetic changes the vector that a model gives a sound: mel, windows, pooling, norm.
 ALGORITHM_VERSION = "clapkit-space-1"
 _CONFIG_LIMIT_BYTES = 16 * 2**20
+_MOST_FRONTEND_NUMBERS = 2**25  # weights of a front-end; the largest published one has 2**20
 
 
 @dataclass(frozen=True)
@@ -158,19 +163,40 @@ def find_folder(path: str | os.PathLike) -> Path:
     raise ModelError(f"'{path}' is no model folder: it holds no config.json and no model/config.json")
 
 
-def read_config(folder: Path) -> dict:
-    """config.json of a model folder, its version checked."""
+def is_ours(folder: Path) -> bool:
+    """Whether the folder is one of ours, of this version or a later one; ModelError if config.json cannot be read."""
+    return "format_version" in _config_of(folder)
+
+
+def _config_of(folder: Path) -> dict:
     path = folder / "config.json"
     if path.stat().st_size > _CONFIG_LIMIT_BYTES:
         raise ModelError(f"{path} is larger than {_CONFIG_LIMIT_BYTES >> 20} MiB: this is no configuration of ours")
     try:
         config = json.loads(path.read_bytes())
-        version = config["format_version"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ModelError(f"{path} cannot be read as a model configuration: {error!r}") from error
-    if version != FORMAT_VERSION:
-        raise ModelError(f"{path} has format_version {version}, this clapkit reads {FORMAT_VERSION}: update clapkit")
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path} cannot be read as a model configuration: {str(error)[:200]!r}") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{path} cannot be read as a model configuration: it is a {type(config).__name__}")
     return config
+
+
+def read_config(folder: Path) -> dict:
+    """config.json of a model folder, its version checked."""
+    path, config = folder / "config.json", _config_of(folder)
+    if "format_version" not in config:
+        raise ModelError(f"{path} cannot be read as a model configuration: it has no format_version")
+    if (version := config["format_version"]) != FORMAT_VERSION:
+        told = reprlib.repr(version)
+        raise ModelError(f"{path} has format_version {told}, this clapkit reads {FORMAT_VERSION}: update clapkit")
+    return config
+
+
+# What building by settings of a stranger ends in: sizes of any type may meet any arithmetic.
+NOT_BUILT: tuple[type[Exception], ...] = (
+    *(SpecError, ModelError, LookupError, TypeError, ValueError),
+    *(ArithmeticError, AttributeError, RuntimeError, MemoryError),
+)
 
 
 def load(path: str | os.PathLike, *, trust: tuple[str, ...] = ()) -> Loaded:
@@ -183,11 +209,15 @@ def load(path: str | os.PathLike, *, trust: tuple[str, ...] = ()) -> Loaded:
     try:
         model_spec = from_json(config["model"], trust=trust)
         _check_parts(model_spec)
-        with skip_initialisation():
-            model = model_spec.build()
-    except (SpecError, ModelError, LookupError, TypeError, ValueError, RuntimeError, MemoryError) as error:
-        raise ModelError(f"{folder / 'config.json'}: the model cannot be built: {error}") from error
-    fill(model, _read_tensors(folder / "model.safetensors"), folder)
+        check_sizes(model_spec)
+    except NOT_BUILT as error:
+        raise _not_built(folder, error) from error
+    tensors = _read_tensors(folder / "model.safetensors")
+    try:
+        model = build_to_fill(model_spec.build, tensors)
+    except NOT_BUILT as error:
+        raise _not_built(folder, error) from error
+    fill(model, tensors, folder)
     model.eval()
     found = space_id(model, model_spec)
     if found != config.get("space_id"):
@@ -198,9 +228,15 @@ def load(path: str | os.PathLike, *, trust: tuple[str, ...] = ()) -> Loaded:
     tokenizer = tokenizer_of(model, folder / "text")
     if model.text is not None and tokenizer is None and "pad_id" not in config:
         raise TextTowerError(f"{folder / 'text'} has no {TOKENIZER_FILE}: the folder is not whole")
-    pad_id = tokenizer.pad_id if tokenizer else int(config.get("pad_id") or 0)
+    pad_id = tokenizer.pad_id if tokenizer else config.get("pad_id") or 0
+    if not isinstance(pad_id, int):
+        raise ModelError(f"{folder / 'config.json'} has a {type(pad_id).__name__} as pad_id, expected a token id")
     report = Report.from_json(config.get("origin"))
     return Loaded(model, tokenizer, model_spec, found, folder, report=report, aside=_aside(folder), pad_id=pad_id)
+
+
+def _not_built(folder: Path, error: Exception) -> ModelError:
+    return ModelError(f"{folder / 'config.json'}: the model cannot be built: {str(error)[:2000]}")
 
 
 def tokenizer_of(model: DualEncoder, folder: Path) -> TextTokenizer | None:
@@ -221,10 +257,28 @@ def _aside(folder: Path) -> Mapping[str, torch.Tensor]:
 def _check_parts(model_spec: Any) -> None:
     """Refuse a configuration that is no DualEncoder, or would call anything but modules: a stranger wrote it."""
     if not isinstance(model_spec, Spec) or not _is_module(model_spec, DualEncoder):
-        raise ModelError(f"it describes {model_spec!r}, not a DualEncoder")
+        raise ModelError(f"it describes {reprlib.repr(model_spec)}, not a DualEncoder")
     for part in _specs(model_spec):
         if not _is_module(part, torch.nn.Module):
             raise ModelError(f"'{part.target}' is not a class of torch.nn.Module")
+
+
+def check_sizes(model_spec: Spec) -> None:
+    """ModelError for a front-end or a window that would take more memory than any model of sound has use for."""
+    frontend, windowing = (model_spec.arguments.get(part) for part in ("frontend", "windowing"))
+    if isinstance(frontend, Settings):
+        bands = frontend.n_fft if getattr(frontend, "transform", None) == "convolution" else 0
+        if frontend.n_fft * max(bands, frontend.mel_bins) > _MOST_FRONTEND_NUMBERS:
+            raise ModelError(
+                f"its front-end has {frontend.mel_bins} bands over {frontend.n_fft} samples "
+                f"(transform {getattr(frontend, 'transform', 'exact')!r}), far more than sound has use for"
+            )
+        window_s = (windowing if isinstance(windowing, Windowing) else Windowing()).window_s
+        if not math.isfinite(window_s) or window_s * frontend.rate_hz > MAX_SAMPLES:
+            raise ModelError(
+                f"its windows have {window_s:g} s of {frontend.rate_hz} samples each, expected at most {MAX_SAMPLES} "
+                "samples in a window"
+            )
 
 
 def _is_module(part: Spec, kind: type) -> bool:
@@ -242,6 +296,8 @@ def _specs(value: Any) -> Iterator[Spec]:
 
 
 def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    if path.exists() and not path.is_file():  # a pipe would never end
+        raise ModelError(f"{path} cannot be read as safetensors: it is no regular file")
     try:
         return load_file(path)
     except FileNotFoundError:
@@ -250,16 +306,23 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise ModelError(f"{path} cannot be read as safetensors: {error}") from error
 
 
-def fill(model: DualEncoder, tensors: Mapping[str, torch.Tensor], source: str | Path) -> None:
+def fill(
+    model: DualEncoder,
+    tensors: Mapping[str, torch.Tensor],
+    source: str | Path,
+    *,
+    shown: Callable[[str], str] = str,
+) -> None:
     """Give every tensor of the model its value; the model takes over the memory of `tensors`.
 
-    ModelError that lists what is missing, left over or of another shape: never a partial load.
+    ModelError that lists what is missing, left over or of another shape, each by the name that `shown` gives it: never
+    a partial load.
     """
     expected = model.state_dict()
-    problems = [f"missing: {k}" for k in expected if k not in tensors]
-    problems += [f"left over: {k}" for k in tensors if k not in expected]
+    problems = [f"missing: {shown(k)}" for k in expected if k not in tensors]
+    problems += [f"left over: {shown(k)}" for k in tensors if k not in expected]
     problems += [
-        f"shape of {k}: {tuple(tensors[k].shape)} in the file, {tuple(expected[k].shape)} in the model"
+        f"shape of {shown(k)}: {tuple(tensors[k].shape)} in the file, {tuple(expected[k].shape)} in the model"
         for k in expected
         if k in tensors and tensors[k].shape != expected[k].shape
     ]

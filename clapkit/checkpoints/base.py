@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from clapkit.checkpoints.rules import Rule
+from clapkit.errors import CheckpointError
 from clapkit.spec import Spec
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -42,12 +43,19 @@ class Foreign:
         return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
 
     def count(self, pattern: str) -> int:
-        """Blocks of a numbered list: 1 + the largest number at `{i}` of `pattern`, e.g. "layers.{i}.norm.weight"."""
-        before, _, after = pattern.partition("{i}")
-        found = [
-            n[len(before) : len(n) - len(after)] for n in self.tensors if n.startswith(before) and n.endswith(after)
-        ]
-        return max((int(number) for number in found if number.isdigit()), default=-1) + 1
+        """Blocks of a numbered list: 1 + the largest number at `{i}` of `pattern`, e.g. "layers.{i}.norm.weight".
+
+        Any tensor of a block counts, so that a block that lacks the one of the pattern is missed, not cut off.
+        CheckpointError for a number that the file cannot have counted up to.
+        """
+        before, _, _ = pattern.partition("{i}")
+        numbers = (n[len(before) :].partition(".")[0] for n in self.tensors if n.startswith(before))
+        last = max((int(number) for number in numbers if number.isdecimal() and number.isascii()), default=-1)
+        if last > len(self.tensors) + 10:
+            raise CheckpointError(
+                f"'{before}{str(last)[:20]}' has a number far beyond the {len(self.tensors)} tensors of the file"
+            )
+        return last + 1
 
 
 @dataclass(frozen=True)
@@ -86,6 +94,7 @@ class Importer:
                 folder, for families with a way back; CheckpointError for a model that has no place in that layout;
                 None: read only
     licence     of the published weights, where known
+    takes_variant   whether `plan` asks the caller (`Foreign.variant`) for what a file does not say
     """
 
     family: str
@@ -94,3 +103,4 @@ class Importer:
     plan: Callable[[Foreign], Plan]
     writes: Callable[[Mapping[str, Tensor], Spec, Mapping[str, Tensor]], Any] | None = None
     licence: str = "unknown"
+    takes_variant: bool = False

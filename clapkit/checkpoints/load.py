@@ -12,15 +12,15 @@ from clapkit import native
 from clapkit.audio.frontends import build_frontend
 from clapkit.checkpoints.base import Foreign, Importer, Plan, Shapes
 from clapkit.checkpoints.reading import read
-from clapkit.checkpoints.rules import Mapped, to_ours
+from clapkit.checkpoints.rules import Mapped, Rule, names_of, to_ours
 from clapkit.checkpoints.table import IMPORTERS
 from clapkit.checkpoints.text_side import find_tokenizer, with_text
-from clapkit.errors import CheckpointError, ModelError, SpecError
+from clapkit.errors import CheckpointError, ModelError
 from clapkit.model import DualEncoder
 from clapkit.native import Loaded
 from clapkit.provenance import Report
 from clapkit.spec import Spec, derive
-from clapkit.towers.hf import skip_initialisation
+from clapkit.towers.hf import build_to_fill
 
 # Filters that differ by less come from another rounding of the same formula.
 _SAME_FILTERS = 1e-5
@@ -62,7 +62,7 @@ def is_native(path: Path) -> bool:
     if not path.is_dir():
         return False
     try:
-        return "format_version" in native.read_config(native.find_folder(path))
+        return native.is_ours(native.find_folder(path))
     except ModelError:
         return False
 
@@ -73,11 +73,9 @@ def recognise(foreign: Foreign) -> Importer:
     for importer in IMPORTERS:
         if importer.recognises(shapes):
             return importer
-    for importer in IMPORTERS:
-        if (missing := _almost(importer, shapes)) is not None:
-            raise CheckpointError(
-                f"'{foreign.path}' looks like {importer.family}, but it is not whole. missing: {missing}"
-            )
+    if almost := [(i.family, missing) for i in IMPORTERS if (missing := _almost(i, shapes)) is not None]:
+        whole = "; or it is not whole as ".join(f"{family}: missing: {name}" for family, name in almost)
+        raise CheckpointError(f"'{foreign.path}' looks like {almost[0][0]}, but it is not whole as {whole}")
     shown = "\n  - ".join(f"{name} {list(shape)}" for name, shape in list(shapes.items())[:8])
     known = "\n  - ".join(f"{i.family}: {i.about}" for i in IMPORTERS)
     raise CheckpointError(
@@ -115,14 +113,18 @@ def _imported(foreign: Foreign) -> Loaded:
     importer = recognise(foreign)
     try:
         plan = importer.plan(foreign)
+        native.check_sizes(plan.model)
         if plan.no_text is not None:
             plan = replace(plan, model=derive(plan.model, text_missing=plan.no_text))
         plan, mapped = _filterbank(plan, foreign, to_ours(foreign.tensors, plan.rules))
         model = _filled(plan, mapped, foreign)
-    except CheckpointError as error:
+    except ModelError as error:
         raise CheckpointError(f"'{foreign.path}' looks like {importer.family}, but {error}") from error
-    except (SpecError, LookupError, ValueError, TypeError, RuntimeError, MemoryError) as error:
+    except native.NOT_BUILT as error:
         raise CheckpointError(f"'{foreign.path}' looks like {importer.family}, but cannot be built: {error}") from error
+    if foreign.variant is not None and not importer.takes_variant:
+        unused = f"variant={foreign.variant!r} is not used: files of this family say themselves what they are"
+        plan = replace(plan, notes=(*plan.notes, unused))
     spec = native.whole_spec(model, plan.model)
     tokenizer = find_tokenizer(model, foreign.path, plan.tokenizer)
     report = _report(importer, plan, mapped)
@@ -139,9 +141,8 @@ def _imported(foreign: Foreign) -> Loaded:
 
 
 def _filled(plan: Plan, mapped: Mapped, foreign: Foreign) -> DualEncoder:
-    with skip_initialisation():
-        model: DualEncoder = plan.model.build()
     tensors = dict(mapped.ours)
+    model: DualEncoder = build_to_fill(plan.model.build, tensors)
     for name, wanted in model.state_dict().items():
         if name in tensors:
             continue
@@ -151,11 +152,14 @@ def _filled(plan: Plan, mapped: Mapped, foreign: Foreign) -> DualEncoder:
             tensors[name] = torch.zeros_like(wanted)  # a count of training steps that nothing reads
         elif name == "logit_scale" and model.text is None:
             tensors[name] = wanted  # the Spec's: there are no texts to score against
-    try:
-        native.fill(model, tensors, foreign.path)
-    except ModelError as error:
-        raise CheckpointError(str(error)) from error
+    native.fill(model, tensors, foreign.path, shown=lambda name: _shown(name, plan.rules))
     return model.eval()
+
+
+def _shown(ours: str, rules: tuple[Rule, ...]) -> str:
+    """A tensor by its name in the file, where it has one there."""
+    theirs = ", ".join(names_of(ours, rules))
+    return f"{theirs} ({ours} here)" if theirs else ours
 
 
 def _filterbank(plan: Plan, foreign: Foreign, mapped: Mapped) -> tuple[Plan, Mapped]:

@@ -25,7 +25,8 @@ from clapkit.errors import CheckpointError
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "model_state", "module", "weights", "net", "params")
 _TRAINER = ("optim", "scaler", "scheduler", "lr_s")
-_PREFIXES = ("module.", "_orig_mod.")
+# Of wrappers around a model: for several devices, compiled, and that of a trainer (whose own tensors keep no prefix).
+_PREFIXES = ("module.", "_orig_mod.", "model.")
 _ABSENT = object()
 _SMALL_TENSOR = 64
 _MOST_NODES = 20_000
@@ -160,9 +161,8 @@ def _named(leaves: dict[Any, Any], path: Path) -> dict[str, Any]:
 
 
 def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    for prefix in _PREFIXES:
-        if all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    while prefix := next((p for p in _PREFIXES if all(name.startswith(p) for name in tensors)), None):
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return tensors
 
 

@@ -113,15 +113,34 @@ def to_ours(tensors: Mapping[str, Tensor], rules: tuple[Rule, ...]) -> Mapped:
             missing = [part for part in names if part not in tensors]
             problems += [f"missing beside {name}: {part}" for part in missing]
             if not missing and name == names[0]:
-                result.ours[_fill(rule.ours, fields)] = torch.cat([tensors[part] for part in names], rule.dim)
+                _merge({part: tensors[part] for part in names}, rule, _fill(rule.ours, fields), result.ours, problems)
         elif isinstance(rule, Split):
             _split(tensors[name], name, rule, fields, result.ours, problems)
+        elif isinstance(rule, Change):
+            try:
+                result.ours[_fill(rule.ours, fields)] = rule.there(tensors[name])
+            except (RuntimeError, IndexError, ValueError) as error:
+                problems.append(f"{name} {list(tensors[name].shape)} has not the axes that it should have ({error})")
         else:
-            moved = rule.there(tensors[name]) if isinstance(rule, Change) else tensors[name]
-            result.ours[_fill(rule.ours, fields)] = moved
+            result.ours[_fill(rule.ours, fields)] = tensors[name]
     if problems:
         raise CheckpointError(_listed("the file does not fit the rules of its family", problems))
     return result
+
+
+def names_of(ours: str, rules: tuple[Rule, ...]) -> tuple[str, ...]:
+    """Their names of what one of our tensors is made of, for messages; () for one that no rule makes."""
+    for rule in rules:
+        if isinstance(rule, Computed | Drop):
+            continue
+        for pattern in (rule.ours,) if isinstance(rule.ours, str) else rule.ours:
+            fields = _match(pattern, ours)
+            if fields is None:
+                continue
+            names = tuple(_fill(p, fields) for p in ((rule.theirs,) if isinstance(rule.theirs, str) else rule.theirs))
+            if all(_rule_for(name, rules)[0] is rule for name in names):
+                return names
+    return ()
 
 
 def to_theirs(tensors: Mapping[str, Tensor], rules: tuple[Rule, ...]) -> dict[str, Tensor]:
@@ -141,8 +160,8 @@ def to_theirs(tensors: Mapping[str, Tensor], rules: tuple[Rule, ...]) -> dict[st
                     break
             elif (fields := _match(rule.ours, name)) is not None:
                 if isinstance(rule, Merge):
-                    parts = tensors[name].chunk(len(rule.theirs), rule.dim)
-                    theirs |= {_fill(p, fields): part.contiguous() for p, part in zip(rule.theirs, parts, strict=True)}
+                    pieces = tensors[name].chunk(len(rule.theirs), rule.dim)
+                    theirs |= {_fill(p, fields): part.contiguous() for p, part in zip(rule.theirs, pieces, strict=True)}
                 else:
                     theirs[_fill(rule.theirs, fields)] = (
                         rule.back(tensors[name]) if isinstance(rule, Change) else tensors[name]
@@ -153,6 +172,14 @@ def to_theirs(tensors: Mapping[str, Tensor], rules: tuple[Rule, ...]) -> dict[st
     if problems:
         raise CheckpointError(_listed("the model does not fit the rules of that family", problems))
     return theirs
+
+
+def _merge(parts: Mapping[str, Tensor], rule: Merge, name: str, ours: dict[str, Tensor], problems: list[str]) -> None:
+    try:
+        ours[name] = torch.cat(list(parts.values()), rule.dim)
+    except (RuntimeError, IndexError) as error:
+        shown = ", ".join(f"{part} {list(tensor.shape)}" for part, tensor in parts.items())
+        problems.append(f"{shown} cannot be joined ({error})")
 
 
 def _split(

@@ -41,7 +41,7 @@ class ClipText(nn.Module):
         max_tokens: int = 77,
     ) -> None:
         super().__init__()
-        self.width, self.max_tokens = width, max_tokens
+        self.width, self.max_tokens, self.vocabulary_size = width, max_tokens, vocabulary
         self.folder: Path | None = None  # no folder with a tokenizer comes with it
         self.embedding = nn.Embedding(vocabulary, width)
         self.position = nn.Parameter(torch.empty(max_tokens, width))

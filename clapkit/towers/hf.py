@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import torch
 from torch import nn
+from torch.nn.modules import module as hooks
 from torch.overrides import TorchFunctionMode
 
-from clapkit.errors import MissingExtraError, TextTowerError, nearest_name
+from clapkit.errors import ClapkitError, MissingExtraError, ModelError, TextTowerError, nearest_name
 from clapkit.nets.output import TowerOutput
 from clapkit.spec import Spec, spec
 
@@ -39,6 +41,14 @@ _DROPPED_KEYS = (
     (re.compile(r"\.attn\.(masked_)?bias$"), "a constant attention mask"),
 )
 _OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+
+# A configuration larger than this is none, and a size larger than this is no size of an encoder.
+_MOST_CONFIG_BYTES = 4 * 2**20
+_MOST_SIZE = 2**24
+# What may be built beyond the tensors of a file: layers that are taken away again, tables that are computed.
+_SPARE_MODULES, _SPARE_NUMBERS, _MOST_TABLE_NUMBERS = 2000, 2**24, 2**26
+
+_T = TypeVar("_T")
 
 
 class TransformersText(nn.Module):
@@ -78,6 +88,7 @@ class TransformersText(nn.Module):
         self.max_tokens = max_tokens
         self.encoder: Any = _build(self.config)
         self.width: int = self.encoder.config.hidden_size
+        self.vocabulary_size: int = self.encoder.get_input_embeddings().num_embeddings
         positions = getattr(self.encoder.config, "max_position_embeddings", None)
         if positions is not None and not 0 < max_tokens <= positions:
             raise TextTowerError(f"max_tokens is {max_tokens}, but the model has positions for 1 to {positions}")
@@ -96,9 +107,9 @@ class TransformersText(nn.Module):
         """
         folder = Path(folder)
         config = read_config(folder)
-        with skip_initialisation():
-            tower = cls(config, pooling=pooling, max_tokens=max_tokens)
-        tower.dropped = _load_weights(tower.encoder, folder / "model.safetensors")
+        stored = _stored(folder / "model.safetensors")
+        tower = build_to_fill(lambda: cls(config, pooling=pooling, max_tokens=max_tokens), stored)
+        tower.dropped = _load_weights(tower.encoder, stored, folder / "model.safetensors")
         tower.folder = folder
         return tower.eval()
 
@@ -134,8 +145,10 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     """config.json of a model folder, without the entries that say nothing about the architecture."""
     path = Path(folder) / "config.json"
     try:
+        if path.stat().st_size > _MOST_CONFIG_BYTES:
+            raise TextTowerError(f"{path} is larger than {_MOST_CONFIG_BYTES >> 20} MiB: this is no configuration")
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise TextTowerError(f"{path} cannot be read: {error}") from error
     if not isinstance(config, dict):
         raise TextTowerError(f"{path} holds {type(config).__name__}, expected an object")
@@ -164,6 +177,67 @@ def skip_initialisation() -> Iterator[None]:
         yield
 
 
+def build_to_fill(make: Callable[[], _T], tensors: Mapping[str, torch.Tensor]) -> _T:
+    """What `make()` builds, uninitialised, if `tensors` can be what fills it; ModelError if it is far larger.
+
+    A stranger wrote the sizes. So it is made twice: first without memory, to be measured, then in earnest.
+    """
+    for device in ("meta", None):
+        with ExitStack() as stack:
+            stack.enter_context(skip_initialisation())
+            stack.enter_context(_measured(tensors))
+            if device is None:
+                return make()
+            stack.enter_context(torch.device(device))
+            try:
+                make()
+            except _TooLargeError:
+                raise
+            except Exception:
+                pass
+    raise AssertionError("the second round returns")
+
+
+class _TooLargeError(ModelError):
+    """More than the tensors of a file could fill."""
+
+
+@contextmanager
+def _measured(tensors: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    """Stops the building of a model, in this thread, when it has grown larger than twice these tensors."""
+    here = threading.get_ident()
+    held = sum(tensor.numel() for tensor in tensors.values())
+    most = {
+        "parameters": 2 * held + _SPARE_NUMBERS,
+        "computed numbers": held + _MOST_TABLE_NUMBERS,
+        "layers": 20 * len(tensors) + _SPARE_MODULES,
+    }
+    grown = dict.fromkeys(most, 0)
+
+    def grow(what: str, count: int) -> None:
+        if threading.get_ident() != here:
+            return
+        grown[what] += count
+        if grown[what] > most[what]:
+            raise _TooLargeError(
+                f"its settings ask for more than {most[what]} {what}, and the file holds {len(tensors)} tensors with "
+                f"{held} numbers: the settings are not those of the file"
+            )
+
+    def numbers(tensor: Any) -> int:
+        return tensor.numel() if isinstance(tensor, torch.Tensor) else 0
+
+    with ExitStack() as stack:
+        for register, what, measure in (
+            (hooks.register_module_parameter_registration_hook, "parameters", numbers),
+            (hooks.register_module_buffer_registration_hook, "computed numbers", numbers),
+            (hooks.register_module_module_registration_hook, "layers", lambda _: 1),
+        ):
+            handle = register(lambda _module, _name, value, w=what, m=measure: grow(w, m(value)))
+            stack.callback(handle.remove)
+        yield
+
+
 def _plain(value: Any) -> Any:
     """Lists again where a saved configuration came back with tuples."""
     if isinstance(value, Mapping):
@@ -180,25 +254,40 @@ def _build(config: Mapping[str, Any]) -> Any:
     model_type = settings.pop("model_type", None)
     if not isinstance(model_type, str):
         raise TextTowerError("the configuration of a text encoder names its 'model_type', and this one does not")
+    _check_config_sizes(settings)
     try:
         full = AutoConfig.for_model(model_type, **settings)
         if full.is_encoder_decoder:
             raise TextTowerError(f"'{model_type}' is an encoder with a decoder, a text tower is an encoder alone")
         full.use_cache = False
         return AutoModel.from_config(full, trust_remote_code=False).float()
-    except (ValueError, TypeError, KeyError) as error:
+    except ClapkitError:
+        raise
+    except Exception as error:  # the library checks values with errors of many kinds
         raise TextTowerError(f"no encoder can be built from the configuration of '{model_type}': {error}") from error
 
 
-def _load_weights(encoder: Any, path: Path) -> dict[str, str]:
-    """Fill `encoder` from a safetensors file; returns the keys left out, with reasons."""
+def _check_config_sizes(settings: Mapping[str, Any]) -> None:
+    """Some configurations make lists as long as a size says, before a layer is built."""
+    for name, size in settings.items():
+        if isinstance(size, Mapping):
+            _check_config_sizes(size)
+        elif isinstance(size, int) and abs(size) > _MOST_SIZE and "theta" not in str(name):
+            raise TextTowerError(f"the configuration has {name} = {size}, at most {_MOST_SIZE} is a size of an encoder")
+
+
+def _stored(path: Path) -> dict[str, torch.Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        stored = load_file(path)
+        return load_file(path)
     except (OSError, SafetensorError) as error:
         raise TextTowerError(f"{path} cannot be read: {error}") from error
+
+
+def _load_weights(encoder: Any, stored: Mapping[str, torch.Tensor], path: Path) -> dict[str, str]:
+    """Fill `encoder` with the tensors of `path`; returns the keys left out, with reasons."""
     prefix = f"{getattr(encoder, 'base_model_prefix', '')}."
     wanted = encoder.state_dict()
     weights, dropped, unknown = {}, {}, []

@@ -61,6 +61,9 @@ def test_token_ids_need_no_tokenizer(clap):
         ([[0.5, 1.0]], None, "float64"),
         (np.zeros((0, 4), np.int64), None, r"\[0, 4\]"),
         ([[0, 2]], [[1]], r"\[1, 1\].*\[1, 2\]"),
+        ([[0, 300]], None, "ids from 0 to 300: this model knows those from 0 to 299"),
+        ([[-1, 5]], None, "ids from -1 to 5"),
+        ([[0, 2**40]], None, "ids from 0 to 1099511627776"),
     ],
 )
 def test_tokens_that_cannot_be_are_refused(clap, ids, mask, told):

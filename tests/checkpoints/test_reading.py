@@ -116,6 +116,8 @@ def test_what_torch_writes_for_a_model_and_its_optimizer(tmp_path):
         lambda state: {"iteration": 5, "encoder_weights": state},
         lambda state: {"state_dict": {f"module.{name}": tensor for name, tensor in state.items()}},
         lambda state: {"model": {f"module._orig_mod.{name}": tensor for name, tensor in state.items()}},
+        lambda state: {f"_orig_mod.module.{name}": tensor for name, tensor in state.items()},
+        lambda state: {"state_dict": {f"model._orig_mod.{name}": tensor for name, tensor in state.items()}},
     ],
 )
 def test_wrappers_are_taken_off(tmp_path, wrapped):

@@ -286,5 +286,6 @@ IMPORTERS: tuple[Importer, ...] = (
         recognises=_is_efficientat,
         plan=_efficientat_plan,
         licence="MIT",
+        takes_variant=True,
     ),
 )

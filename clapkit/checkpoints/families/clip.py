@@ -14,7 +14,7 @@ from clapkit.errors import CheckpointError
 from clapkit.heads.projection import Linear
 from clapkit.spec import Spec, spec
 from clapkit.towers.clip_text import ClipText
-from clapkit.towers.hf import read_config, skip_initialisation
+from clapkit.towers.hf import build_to_fill, read_config
 
 MODEL_TYPES = ("clip", "clip_text_model")
 _PREFIX = "text_model."
@@ -53,10 +53,9 @@ def read_clip_text(folder: Path) -> tuple[ClipText, Spec, Linear, Spec]:
     config = foreign.config.get("text_config", foreign.config)
     tower_spec = _tower(foreign, config if isinstance(config, Mapping) else {})
     dimension, width = shape_of(foreign.shapes, "text_projection.weight", axes=2)
-    with skip_initialisation():
-        tower: ClipText = tower_spec.build()
-        head = Linear(width, dimension, bias=False)
     ours = to_ours(foreign.tensors, _RULES).ours
+    tower: ClipText = build_to_fill(tower_spec.build, ours)
+    head = Linear(width, dimension, bias=False)
     for part, module in (("text.", tower), ("text_head.", head)):
         tensors = {name.removeprefix(part): x.float() for name, x in ours.items() if name.startswith(part)}
         try:

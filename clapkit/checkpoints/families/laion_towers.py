@@ -60,7 +60,7 @@ def htsat_tower(
     tables = [shape_of(shapes, f"{block}.0.{names.bias_table}", axes=2) for block in blocks]
     hidden, _ = shape_of(shapes, f"{prefix}layers.0.blocks.0.{names.rise}", axes=2)
     gate = f"{prefix}patch_embed.fusion_model.local_att.0.weight"
-    fused = gate in shapes
+    fused = any(name.startswith(f"{prefix}patch_embed.fusion_model.") for name in shapes)
     return spec(
         HTSAT,
         frames_in=frames_in,

@@ -308,5 +308,6 @@ IMPORTERS: tuple[Importer, ...] = (
         recognises=_recognises,
         plan=_plan,
         licence="NTT licence for evaluation (see the repository of M2D)",
+        takes_variant=True,
     ),
 )

@@ -17,10 +17,10 @@ from clapkit.model import DualEncoder, Windowing
 from clapkit.spec import Spec, spec
 from clapkit.towers.hf import TransformersText
 
-_CNN = "base.conv_block1.conv1.weight"
-_HTSAT = "base.htsat.patch_embed.proj.weight"
-_BERT = "caption_encoder.base.embeddings.word_embeddings.weight"
-_GPT2 = "caption_encoder.base.wte.weight"
+# What the names of each tower begin with.
+_CNN, _HTSAT = "base.conv_block1.", "base.htsat."
+_BERT, _GPT2 = "caption_encoder.base.encoder.layer.", "caption_encoder.base.h."
+_BERT_WORDS, _GPT2_WORDS = "caption_encoder.base.embeddings.word_embeddings.weight", "caption_encoder.base.wte.weight"
 _HEAD_WIDTH = 64  # of every published BERT and GPT-2; the number of heads leaves no trace in the shapes
 _TEMPERATURE = 0.01  # exp(logit scale) is 100
 _SUFFIX = " <|endoftext|>"
@@ -35,14 +35,19 @@ def _projection_rules(theirs: str, ours: str) -> tuple[Rule, ...]:
     )
 
 
+def _has(shapes: Shapes, *starts: str) -> bool:
+    """Whether a tower is there, be it with holes: what is missing in it is told later, by name."""
+    return any(name.startswith(starts) for name in shapes)
+
+
 def _audio(foreign: Foreign, prefix: str) -> tuple[dict[str, Any], tuple[Rule, ...]]:
     """Arguments of the DualEncoder, and the rules, of the audio encoder whose names begin with `prefix`."""
     shapes = foreign.shapes
     inner, base, window_s = f"{prefix}base.", MSCLAP_2022, 5.0
-    if prefix + _HTSAT in shapes:
+    if transformer := _has(shapes, prefix + _HTSAT):
         inner, base, window_s = f"{prefix}base.htsat.", MSCLAP_2023, 7.0
     settings = mel_settings(shapes, inner, base=base)
-    if prefix + _HTSAT in shapes:
+    if transformer:
         tower = htsat_tower(foreign, inner, frames_in=settings.frames(round(window_s * settings.rate_hz)))
         rules = htsat_rules(inner)
     else:
@@ -72,7 +77,7 @@ def _audio_notes(arguments: dict[str, Any]) -> tuple[str, ...]:
 def _bert(foreign: Foreign) -> Spec:
     shapes = foreign.shapes
     base = "caption_encoder.base."
-    vocabulary, width = shape_of(shapes, _BERT, axes=2)
+    vocabulary, width = shape_of(shapes, _BERT_WORDS, axes=2)
     positions, _ = shape_of(shapes, f"{base}embeddings.position_embeddings.weight", axes=2)
     types, _ = shape_of(shapes, f"{base}embeddings.token_type_embeddings.weight", axes=2)
     inner, _ = shape_of(shapes, f"{base}encoder.layer.0.intermediate.dense.weight", axes=2)
@@ -92,7 +97,7 @@ def _bert(foreign: Foreign) -> Spec:
 def _gpt2(foreign: Foreign) -> Spec:
     shapes = foreign.shapes
     base = "caption_encoder.base."
-    vocabulary, width = shape_of(shapes, _GPT2, axes=2)
+    vocabulary, width = shape_of(shapes, _GPT2_WORDS, axes=2)
     positions, _ = shape_of(shapes, f"{base}wpe.weight", axes=2)
     _, inner = shape_of(shapes, f"{base}h.0.mlp.c_fc.weight", axes=2)
     config = {
@@ -137,18 +142,17 @@ _CAPTION_RULES: tuple[Rule, ...] = (
 
 
 def _recognises(shapes: Shapes) -> bool:
-    audio = any(f"audio_encoder.{name}" in shapes for name in (_CNN, _HTSAT))
-    return audio and any(name in shapes for name in (_BERT, _GPT2))
+    audio = _has(shapes, f"audio_encoder.{_CNN}", f"audio_encoder.{_HTSAT}")
+    return audio and _has(shapes, _BERT, _GPT2)
 
 
 def _recognises_clapcap(shapes: Shapes) -> bool:
-    audio = any(f"clap.{name}" in shapes for name in (_CNN, _HTSAT))
-    return audio and any(name.startswith("clap_project.") for name in shapes)
+    return _has(shapes, f"clap.{_CNN}", f"clap.{_HTSAT}") and _has(shapes, "clap_project.")
 
 
 def _plan(foreign: Foreign) -> Plan:
     arguments, rules = _audio(foreign, "audio_encoder.")
-    bert = _BERT in foreign.shapes
+    bert = _has(foreign.shapes, _BERT)
     text = _bert(foreign) if bert else _gpt2(foreign)
     notes = _audio_notes(arguments)
     if not bert:

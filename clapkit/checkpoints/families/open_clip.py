@@ -57,8 +57,14 @@ class _Text:
 
 
 def _recognises(shapes: Shapes) -> bool:
-    needed = ("logit_scale", "audio.proj.0.weight", "audio.proj.2.weight", _PATCHES)
-    return all(name in shapes for name in needed) and (_CLIP_WORDS in shapes or _HF_WORDS in shapes)
+    words = _HF_WORDS if _is_hf(shapes) else _CLIP_WORDS
+    needed = ("logit_scale", "audio.proj.0.weight", "audio.proj.2.weight", _PATCHES, words)
+    return all(name in shapes for name in needed)
+
+
+def _is_hf(shapes: Shapes) -> bool:
+    """Whether the text tower is one of transformers, and not that of CLIP."""
+    return any(name.startswith(f"{_HF}encoder.") for name in shapes)
 
 
 def _plan(foreign: Foreign) -> Plan:
@@ -67,7 +73,7 @@ def _plan(foreign: Foreign) -> Plan:
     fused = f"{_AUDIO}patch_embed.mel_conv2d.weight" in shapes
     settings = _frontend(shapes, config["audio_cfg"], fused=fused)
     samples = config["audio_cfg"].get("clip_samples", _CLIP_SAMPLES)
-    text = _clip_text(foreign, config) if _CLIP_WORDS in shapes else _hf_text(foreign, config["text_cfg"])
+    text = _hf_text(foreign, config["text_cfg"]) if _is_hf(shapes) else _clip_text(foreign, config)
     activation, told = _activation(foreign, config["audio_cfg"])
     window_s = samples / settings.rate_hz
     model = spec(
@@ -122,6 +128,8 @@ def _activation(foreign: Foreign, told: Mapping[str, Any]) -> tuple[Activation, 
     """The non-linearity between the layers of the audio projection, and who says so."""
     if told:
         activation, source = told.get("proj_act", "gelu"), "as its configuration says"
+        if foreign.variant not in (None, activation):
+            source += f"; variant={foreign.variant!r} is not used"
     elif foreign.variant is not None:
         activation, source = foreign.variant, "as variant= says"
     else:
@@ -185,7 +193,7 @@ def _hf_text(foreign: Foreign, told: Mapping[str, Any]) -> _Text:
         )
     tower = roberta_tower(foreign, _HF, max_tokens=told.get("context_length", _MAX_TOKENS))
     asked = told.get("hf_pooler_type", "mean_pooler")
-    if f"{_HF}pooler.dense.weight" not in shapes:
+    if not any(name.startswith(f"{_HF}pooler.") for name in shapes):
         if asked not in _POOLINGS:
             raise CheckpointError(f"the configuration asks for the text pooling '{asked}', expected {list(_POOLINGS)}")
         tower = derive(tower, pooling=_POOLINGS[asked])
@@ -196,6 +204,8 @@ def _hf_text(foreign: Foreign, told: Mapping[str, Any]) -> _Text:
         Rename("text.proj.weight", "text_head.linear.weight"),
     )
     tokenizer = told.get("hf_tokenizer_name") or told.get("hf_model_name") or "roberta-base"
+    if not isinstance(tokenizer, str):
+        raise CheckpointError(f"the configuration names {tokenizer!r} as tokenizer, expected a text")
     # The older of the two projections of two layers has no biases.
     absent = "text.proj.0.weight" in shapes and "text.proj.0.bias" not in shapes
     constants = {f"text_head.linear{layer}.bias": 0.0 for layer in (1, 2) if absent}
@@ -206,10 +216,6 @@ def _hf_head(shapes: Shapes) -> Spec:
     if "text.proj.0.weight" in shapes:
         hidden, _ = shape_of(shapes, "text.proj.0.weight", axes=2)
         return spec(MLP, hidden_width=hidden, activation="relu" if "text.proj.0.bias" in shapes else "gelu")
-    if "text.proj.0.weight" in shapes:
-        raise CheckpointError(
-            "the text projection has two layers without biases ('mlp'), expected 'clap_mlp' or 'linear'"
-        )
     return spec(Linear, bias=False) if "text.proj.weight" in shapes else spec(Keep)
 
 
@@ -230,5 +236,6 @@ IMPORTERS: tuple[Importer, ...] = (
         recognises=_recognises,
         plan=_plan,
         licence="of the publisher of each file",
+        takes_variant=True,
     ),
 )

@@ -92,14 +92,13 @@ def cnn_rules(shapes: Shapes, prefix: str) -> tuple[Rule, ...]:
 
 
 def _blocks(shapes: Shapes, prefix: str) -> int:
-    count = 0
-    while f"{prefix}conv_block{count + 1}.conv1.weight" in shapes:
-        count += 1
-    return count
+    """Number of the last block, whatever of it is there: what it lacks is missed by name."""
+    numbers = (name.removeprefix(f"{prefix}conv_block").partition(".")[0] for name in shapes)
+    return max((int(n) for n in numbers if n.isdecimal() and n.isascii() and len(n) < 3), default=0)
 
 
 def _layers(shapes: Shapes, prefix: str) -> int:
-    return 2 if f"{prefix}conv_block1.conv2.weight" in shapes else 1
+    return 2 if any(name.startswith(f"{prefix}conv_block") and ".conv2." in name for name in shapes) else 1
 
 
 def _recognises(shapes: Shapes) -> bool:
@@ -151,5 +150,6 @@ IMPORTERS = (
         recognises=_recognises,
         plan=_plan,
         licence="CC BY 4.0",
+        takes_variant=True,
     ),
 )

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from clapkit.audio.mel_settings import WAV2CLIP, MelSettings
 from clapkit.checkpoints.base import Foreign, Importer, Plan, Shapes
+from clapkit.checkpoints.families.panns import shape_of
 from clapkit.checkpoints.rules import Computed, Drop, Rename, Rule, transposed
 from clapkit.errors import CheckpointError
 from clapkit.heads.projection import MLP
@@ -63,8 +64,8 @@ def _model(foreign: Foreign) -> Spec:
             f"{_STEM} reads {channels} channel(s) and the stages have {depths} blocks, expected 1 channel and four "
             "stages of at least one block: this is a residual network, but not that of Wav2CLIP"
         )
-    hidden, _ = shapes["audio_transform.sequential.0.weight"]
-    dimension, _ = shapes.get("audio_transform.sequential.3.weight", (hidden, hidden))
+    hidden, _ = shape_of(shapes, "audio_transform.sequential.0.weight", axes=2)
+    dimension, _ = shape_of(shapes, "audio_transform.sequential.3.weight", axes=2)
     return spec(
         DualEncoder,
         frontend=_frontend(shapes),
