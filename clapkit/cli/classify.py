@@ -9,7 +9,7 @@ import numpy as np
 import typer
 
 from clapkit.cli.inputs import find_sounds, read_labels
-from clapkit.cli.options import Device, Model, Paths, Precision, Strict, Trust
+from clapkit.cli.options import Device, Model, Paths, Precision, Provider, Strict, Threads, Trust
 from clapkit.cli.sounds import embed_sounds, printable
 from clapkit.cli.terminal import print_json, results, say, table
 
@@ -35,6 +35,8 @@ def classify(
     strict: Strict = False,
     precision: Precision = "fp32",
     device: Device = "auto",
+    provider: Provider = None,
+    threads: Threads = None,
     trust: Trust = None,
 ) -> None:
     """Name the labels that fit each sound best, with probabilities.
@@ -45,7 +47,7 @@ def classify(
     sounds = find_sounds(paths)
     from clapkit.api import load
 
-    clap = load(model, device, precision, trust=trust or ())
+    clap = load(model, device, precision, threads, provider=provider, trust=trust or ())
     outcome = embed_sounds(clap, sounds)
     if outcome.done:
         vectors_ND = np.stack([result.vector_D for _, result in outcome.done])

@@ -16,7 +16,7 @@ import numpy as np
 import typer
 
 from clapkit.cli.inputs import Sounds, find_sounds
-from clapkit.cli.options import Device, Model, Precision, Strict, Trust
+from clapkit.cli.options import Device, Model, Precision, Provider, Strict, Threads, Trust
 from clapkit.cli.sounds import printable, write_failures
 from clapkit.cli.terminal import progress_wanted, say, show_notes, show_skipped
 from clapkit.errors import DataError, MissingExtraError, SpecError
@@ -42,7 +42,6 @@ _Address = Annotated[str | None, typer.Option("--address", help="With --engine r
 _Workers = Annotated[
     int | None, typer.Option("--workers", help="With --engine ray: models at work; as many as fit if not given.")
 ]
-_Threads = Annotated[int | None, typer.Option("--threads", help="Processor threads of a model; with ray, 1 each.")]
 
 
 @dataclass(frozen=True)
@@ -64,8 +63,9 @@ def embed(
     strict: Strict = False,
     precision: Precision = "fp32",
     device: Device = "auto",
+    provider: Provider = None,
+    threads: Threads = None,
     trust: Trust = None,
-    threads: _Threads = None,
     part_rows: _PartRows = 4096,
     engine: _Engine = "local",
     address: _Address = None,
@@ -85,7 +85,8 @@ def embed(
     sounds = _find(paths)
     from clapkit.api import load
 
-    options: dict[str, Any] = {"device": device, "precision": precision, "trust": tuple(trust or ())}
+    options: dict[str, Any] = {"device": device, "precision": precision, "provider": provider}
+    options["trust"] = tuple(trust or ())
     clap = load(model, threads=threads, **options)
     if into_folder:
         embedder = _on_ray(model, options, ray, clap) if ray else None
@@ -138,13 +139,13 @@ def _find(paths: Sequence[str]) -> Sounds:
     return Sounds(tuple(files), tuple(skipped.items()))
 
 
-def _on_ray(model: Path, options: dict[str, Any], ray: _Ray, clap: Clap) -> Embedder:
+def _on_ray(model: str, options: dict[str, Any], ray: _Ray, clap: Clap) -> Embedder:
     from functools import partial
 
     from clapkit.api import load
     from clapkit.runtime.cluster import RayWorkers
 
-    place = model.resolve() if model.exists() else model  # workers have another current folder
+    place = str(Path(model).resolve()) if Path(model).exists() else model  # workers have another current folder
     threads = ray.threads or 1
     return RayWorkers(
         partial(load, place, threads=threads, **options),

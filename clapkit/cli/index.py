@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from clapkit.cli.inputs import find_sounds
-from clapkit.cli.options import Device, Model, Paths, Precision, Strict, Trust
+from clapkit.cli.options import Device, Model, Paths, Precision, Provider, Strict, Threads, Trust
 from clapkit.cli.sounds import write_failures
 from clapkit.cli.terminal import progress_wanted, say, show_notes, show_skipped
 from clapkit.errors import DataError
@@ -27,6 +27,8 @@ def index(
     strict: Strict = False,
     precision: Precision = "fp32",
     device: Device = "auto",
+    provider: Provider = None,
+    threads: Threads = None,
     trust: Trust = None,
 ) -> None:
     """Embed the sounds of a folder once, to search them by words or by sound with `clapkit search`.
@@ -39,7 +41,7 @@ def index(
     from clapkit.api import load
     from clapkit.library import Index
 
-    clap = load(model, device, precision, trust=trust or ())
+    clap = load(model, device, precision, threads, provider=provider, trust=trust or ())
     notes: list[tuple[str, str]] = []
     built, failures = Index.build(
         out, clap, sounds.files, progress=progress_wanted(), on_note=lambda path, note: notes.append((path, note))

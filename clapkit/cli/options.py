@@ -17,6 +17,10 @@ Trust = Annotated[
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, ...")]
 Precision = Annotated[str, typer.Option("--precision", help="What the audio tower computes in: fp32 or bf16.")]
+Provider = Annotated[
+    str | None, typer.Option("--provider", help="Runtime: torch, onnx or openvino. Default: the model's own.")
+]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Processor threads of the model.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Exit with status 1 if any file was skipped.")]
 Data = Annotated[
     list[Path],
