@@ -8,7 +8,7 @@ config.json
     model            Spec of the dual encoder with the text tower written out in full, so that the folder needs no other
     space_id         of the weights and settings beside it, checked on loading
     origin           where the model came from (`provenance.Report`); not there for models made here
-    pad_id           the token id that fills short rows, where there is no tokenizer that knows it
+    pad_id           the token id that fills short rows where no mask is given; without it, that of the tokenizer
     clapkit          version that wrote it
 """
 
@@ -106,7 +106,7 @@ def save(
     tokenizer: TextTokenizer | None,
     report: Report | None = None,
     aside: Mapping[str, torch.Tensor] | None = None,
-    pad_id: int = 0,
+    pad_id: int | None = None,
 ) -> str:
     """Write the model folder, config last, and return its space_id."""
     folder = Path(folder)
@@ -126,8 +126,8 @@ def save(
     }
     if report is not None and report.family != "clapkit":
         config["origin"] = report.to_json()
-    if tokenizer is None:
-        config["pad_id"] = pad_id
+    if pad_id is not None or tokenizer is None:
+        config["pad_id"] = pad_id or 0
     with atomic_file(folder / "config.json") as file:
         file.write(json.dumps(config, indent=2, ensure_ascii=False).encode())
     return space
@@ -228,7 +228,7 @@ def load(path: str | os.PathLike, *, trust: tuple[str, ...] = ()) -> Loaded:
     tokenizer = tokenizer_of(model, folder / "text")
     if model.text is not None and tokenizer is None and "pad_id" not in config:
         raise TextTowerError(f"{folder / 'text'} has no {TOKENIZER_FILE}: the folder is not whole")
-    pad_id = tokenizer.pad_id if tokenizer else config.get("pad_id") or 0
+    pad_id = config.get("pad_id", tokenizer.pad_id if tokenizer else 0) or 0
     if not isinstance(pad_id, int):
         raise ModelError(f"{folder / 'config.json'} has a {type(pad_id).__name__} as pad_id, expected a token id")
     report = Report.from_json(config.get("origin"))

@@ -220,3 +220,15 @@ def test_the_folder_of_a_text_encoder_is_a_language_side(small_clap, tiny_text_f
     """tiny_text_folder has the width of this space, as a GTE folder has for M2D-CLAP."""
     whole = clapkit.load(without_text(read_model(small_clap), tmp_path / "alone"), text=tiny_text_folder)
     assert whole.embed_text(["a dog", "rain"]).shape == (2, 32)
+
+
+def test_the_padding_id_of_the_file_outlives_another_tokenizer(small_clap, tmp_path):
+    """A tokenizer that pads with another id says nothing about rows of ids that come without a mask."""
+    given = shutil.copytree(small_clap, tmp_path / "given")
+    write_byte_tokenizer(given)
+    clap = clapkit.load(given)
+    ids = [[0, 17, 42, 2, 1, 1], [0, 5, 6, 7, 8, 2]]
+    clap.save(tmp_path / "ours")
+    again = clapkit.load(tmp_path / "ours")
+    np.testing.assert_array_equal(again.embed_tokens(ids), clap.embed_tokens(ids))
+    assert again._text_tokenizer().pad_id != clap.loaded.pad_id, "or this test shows nothing"
