@@ -82,7 +82,7 @@ class Clap:
 
             ready = in_torch(cast("Loaded", model), device=device, precision=precision)
         self._ready = ready
-        self._program: Program = ready.program
+        self.program: Program = ready.program
         self._tokenizer = ready.tokenizer
         self.folder = ready.folder
         self.precision, self.provider = ready.precision, ready.provider
@@ -107,7 +107,7 @@ class Clap:
     @property
     def rate_hz(self) -> int:
         """Rate of the samples that the model hears; other sound is resampled."""
-        return self._program.rate_hz
+        return self.program.rate_hz
 
     @property
     def family(self) -> str:
@@ -117,7 +117,7 @@ class Clap:
     @property
     def dimension(self) -> int:
         """Numbers in an embedding."""
-        return self._program.dimension
+        return self.program.dimension
 
     def embed_audio(
         self,
@@ -158,7 +158,7 @@ class Clap:
         from clapkit.runtime.engine import AudioEngine
 
         sources = _as_list(sources)
-        engine = AudioEngine(self._program, batch_size=batch_size)
+        engine = AudioEngine(self.program, batch_size=batch_size)
         with _progress(len(sources), progress) as on_done:
             yield from engine.embed(sources, workers=workers, on_done=on_done)
 
@@ -179,7 +179,7 @@ class Clap:
         """
         from clapkit.runtime.engine import AudioEngine
 
-        result = self._only(AudioEngine(self._program).frames([source]))
+        result = self._only(AudioEngine(self.program).frames([source]))
         return result.frames_TD, result.times_s
 
     @staticmethod
@@ -200,7 +200,7 @@ class Clap:
         for first in range(0, len(order), 64):
             part = order[first : first + 64]
             ids, mask = tokenizer.encode([texts[i] for i in part])
-            vectors[part] = self._program.encode_tokens(ids, mask)
+            vectors[part] = self.program.encode_tokens(ids, mask)
         return vectors
 
     def embed_tokens(self, ids_BL: Any, mask_BL: Any = None) -> np.ndarray:
@@ -219,7 +219,7 @@ class Clap:
         mask = ids != self._ready.pad_id if mask_BL is None else np.asarray(mask_BL).astype(bool)
         if mask.shape != ids.shape:
             raise ClapkitError(f"the mask {list(mask.shape)} has to have the shape of the ids {list(ids.shape)}")
-        return self._program.encode_tokens(ids.astype(np.int64), mask)
+        return self.program.encode_tokens(ids.astype(np.int64), mask)
 
     def _need_language(self) -> None:
         if self._ready.text_missing is not None:
@@ -278,7 +278,7 @@ class Clap:
         labels = _checked_labels(labels, top_k)
         sentence = DEFAULT if template is None else template
         cosine = audio_ND @ self.embed_text([fill(sentence, label) for label in labels]).T
-        logits = cosine.astype(np.float64) * self._program.scale
+        logits = cosine.astype(np.float64) * self.program.scale
         weights = np.exp(logits - logits.max(axis=1, keepdims=True))
         probabilities = weights / weights.sum(axis=1, keepdims=True)
         best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]

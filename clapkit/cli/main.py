@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from clapkit import __version__
-from clapkit.cli import classify, convert, demo, embed, evaluate, export, index, inspect, recipes, search, train
+from clapkit.cli import bench, classify, convert, demo, embed, evaluate, export, index, inspect, recipes, search, train
 from clapkit.cli.terminal import say
 from clapkit.errors import ClapkitError
 
@@ -60,7 +60,7 @@ def _top(
     pass
 
 
-for _module in (train, evaluate, embed, classify, index, search, inspect, convert, export, recipes, demo):
+for _module in (train, evaluate, embed, classify, index, search, inspect, convert, export, bench, recipes, demo):
     _module.add_to(app)
 
 

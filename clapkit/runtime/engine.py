@@ -90,9 +90,9 @@ class AudioEngine:
     def __init__(self, program: Program, *, batch_size: int | None = None) -> None:
         self._program = program
         self._batch_size = batch_size or _BATCH
-        self._filled = getattr(program, "fills", False)
+        self._filled = program.fills
         self._batch_s = _BATCH_ACCELERATOR_S
-        if batch_size is None and getattr(program, "device", "cpu") == "cpu":
+        if batch_size is None and program.device == "cpu":
             self._batch_s = _BATCH_CPU_S
         self._rate_hz = program.rate_hz
 

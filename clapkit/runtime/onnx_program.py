@@ -35,6 +35,8 @@ def onnx_graph(path: Path, *, threads: int | None = None) -> Graph:
 class OnnxProgram:
     """A `Program` over the graphs of an exported folder."""
 
+    device = "cpu"
+
     def __init__(self, facts: Facts, *, audio: Graph, text: Graph | None) -> None:
         self._facts = facts
         self._audio, self._text = audio, text
@@ -43,13 +45,14 @@ class OnnxProgram:
         self.window, self.hop, self.longer = facts.window, facts.hop, facts.longer
         self.frame_rate_hz = facts.frame_rate_hz
         self.scale = facts.scale
+        self.fills = facts.fill != "mask"
 
     def cut(self, index: int) -> Cut:
         return Cut(index, self.window, self.hop)
 
     def encode_windows(self, windows: Sequence[Any]) -> np.ndarray:
         """Windows of samples [n], each as long as it is."""
-        if self._facts.fill != "mask":
+        if self.fills:
             policy: Any = "pad" if self._facts.fill == "zeros" else self._facts.fill
             return self._audio({"samples": np.stack([fit(window, self.window, policy) for window in windows])})
         lengths_B = np.array([len(window) for window in windows], np.int64)

@@ -16,6 +16,8 @@ class Program(Protocol):
     dimension       numbers in a vector
     rate_hz         rate of the samples that it hears
     window          samples of a window; hop: from one window to the next
+    fills           whether shorter sound is made as long as a window
+    device          kind of device it runs on: "cpu", "cuda"...
     longer          what is made of longer sound, as in `Windowing.longer`
     frame_rate_hz   frames per second of `encode_frames`
     scale           factor between a cosine and a logit
@@ -27,7 +29,10 @@ class Program(Protocol):
     hop: int
     longer: str
     frame_rate_hz: float
+    fills: bool
 
+    @property
+    def device(self) -> str: ...
     @property
     def scale(self) -> float: ...
 
