@@ -207,12 +207,14 @@ class DeepNormBlock(nn.Module):
     def forward(self, tokens_BLD: Tensor, bias_HLL: Tensor, attend: Tensor | None) -> Tensor:
         """`attend` [B, 1, 1, L] is True where a token may be looked at; None: everywhere."""
         count = tokens_BLD.shape[1]
-        at_once = len(tokens_BLD)
-        if not (self.training or torch.compiler.is_compiling()):
+        if self.training or torch.compiler.is_compiling():
+            seen_BLD = self._attention(tokens_BLD, bias_HLL, attend)
+        else:
             at_once = max(1, _ATTENTION_VALUES // (self.heads * count * count))
-        masks = [None] * len(tokens_BLD) if attend is None else attend.split(at_once)
-        rows = [self._attention(x, bias_HLL, m) for x, m in zip(tokens_BLD.split(at_once), masks, strict=False)]
-        tokens_BLD = self.norm1(tokens_BLD * self.residual + torch.cat(rows))
+            masks = [None] * len(tokens_BLD) if attend is None else attend.split(at_once)
+            rows = [self._attention(x, bias_HLL, m) for x, m in zip(tokens_BLD.split(at_once), masks, strict=False)]
+            seen_BLD = torch.cat(rows)
+        tokens_BLD = self.norm1(tokens_BLD * self.residual + seen_BLD)
         return self.norm2(tokens_BLD * self.residual + self.fall(F.gelu(self.rise(tokens_BLD))))
 
     def _attention(self, tokens_BLD: Tensor, bias_HLL: Tensor, attend: Tensor | None) -> Tensor:
