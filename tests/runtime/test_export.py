@@ -24,7 +24,7 @@ from clapkit.runtime.graphs.exported import open_exported
 from clapkit.runtime.graphs.mel import mel_graph
 from clapkit.runtime.torch_program import TorchProgram
 from clapkit.spec import derive, spec
-from clapkit.towers import htsat, resnet, vit
+from clapkit.towers import beats, htsat, m2d, resnet, resnet18, vit
 from clapkit.towers.hf import TransformersText
 
 pytestmark = pytest.mark.skipif(
@@ -130,6 +130,20 @@ def test_sound_has_the_same_vectors_whatever_its_length_and_its_batch(tmp_path, 
         expected = torch_program.encode_windows(noises(*lengths))
         assert np.abs(ready.program.encode_windows(noises(*lengths)) - expected).max() < 1e-5
     assert (ready.space_id, ready.program.hop, ready.program.longer) == (loaded.space_id, 4000, torch_program.longer)
+
+
+@pytest.mark.parametrize(
+    ("audio", "frontend"),
+    [
+        pytest.param(beats.tiny, KaldiSettings(), id="beats"),
+        pytest.param(m2d.tiny, named_settings("m2d"), id="m2d"),
+        pytest.param(resnet18.tiny, named_settings("wav2clip"), id="resnet18"),
+    ],
+)
+def test_towers_of_checkpoints_have_the_same_vectors(tmp_path, audio, frontend):
+    windowing = Windowing(window_s=1.0, hop_s=1.0, fill="zeros")
+    report = export(made(tmp_path, audio=audio, frontend=frontend, windowing=windowing), tmp_path / "out")
+    assert report["audio"]["lowest_cosine"] > 0.99999
 
 
 @pytest.mark.parametrize(
