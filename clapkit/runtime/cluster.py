@@ -24,8 +24,8 @@ from clapkit.runtime.parts import BadFile, FileRows
 if TYPE_CHECKING:
     from clapkit.api import Clap
 
-_FILES = 128  # of a task, at most: what a death costs
-_TASKS_A_WORKER = 8  # or fewer files, so that all workers end at about the same time
+_TASKS_A_WORKER = 8  # so that all of them end at about the same time,
+_LEAST, _MOST = 8, 128  # but files enough for the start of a decoder, and not too many for a death to cost
 _TRIES = 3  # of a file by itself, before it is called bad
 _DEATHS = 8  # so many in a row, and it is not a file that kills
 
@@ -66,7 +66,7 @@ class RayWorkers:
         """One result a path, as they come."""
         with self._cluster():
             count, gpus = self._count()
-            size = max(1, min(_FILES, len(paths) // (count * _TASKS_A_WORKER)))
+            size = min(max(_LEAST, len(paths) // (count * _TASKS_A_WORKER)), _MOST, -(-len(paths) // count))
             tasks = deque(_Task(tuple(paths[first : first + size])) for first in range(0, len(paths), size))
             yield from self._work(tasks, min(count, len(tasks)), gpus, windows=windows)
 

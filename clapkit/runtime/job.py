@@ -172,10 +172,10 @@ class _Run:
             with suppress(ClapkitError):  # the folder itself may be what fails
                 self._write()
             raise
-        self._write()
+        wrote = self._write()
         if self._open:
             raise ClapkitError(f"{len(self._open)} files got no result, '{min(self._open)}' first: run the job again")
-        self._tell(wrote=True)
+        self._tell(wrote=wrote)
 
     def _take(self, result: FileRows | BadFile) -> None:
         stored = stored_path(result.path)
@@ -206,7 +206,8 @@ class _Run:
         if len(self.report.failures) < _SHOWN:
             self.report.failures.append((bad.path, bad.reason))
 
-    def _write(self) -> None:
+    def _write(self) -> bool:
+        """Write what is held; whether there was anything."""
         rows, self._rows, self._row_count = self._rows, [], 0
         bad, self._bad = self._bad, []
         if rows:
@@ -214,6 +215,7 @@ class _Run:
         if bad:
             self._folder.write_failures(bad)
         self._wrote = time.monotonic()
+        return bool(rows or bad)
 
     def _tell(self, *, wrote: bool) -> None:
         if self._on_progress is None:

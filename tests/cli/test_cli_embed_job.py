@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import numpy as np
 import pyarrow.parquet
@@ -148,3 +151,24 @@ def test_a_file_without_an_ending_is_no_folder(clapkit, run, sounds, tmp_path):
     outcome = clapkit("embed", sounds, "--model", run, "--out", tmp_path / "v")
     assert outcome.exit_code == 2
     assert "is a file without an ending" in outcome.stderr
+
+
+@pytest.fixture
+def web(mixed):
+    """The folder of sounds behind HTTP, on this machine."""
+    pytest.importorskip("aiohttp", reason="fsspec reads http with aiohttp: pip install 'clapkit[cloud]'")
+    handler = partial(SimpleHTTPRequestHandler, directory=str(mixed))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_sounds_behind_http(clapkit, run, mixed, web, tmp_path):
+    sound = min(mixed.glob("*.flac"))
+    outcome = clapkit("embed", f"{web}/{sound.name}", f"{web}/gone.wav", sound, "--model", run, "--out", tmp_path / "v")
+    assert outcome.exit_code == 0, outcome.output
+    rows = rows_of(tmp_path / "v")
+    assert sorted(rows["path"]) == sorted([f"{web}/{sound.name}", str(sound)])
+    assert np.abs(np.subtract(*rows["vector"])).max() <= 1e-6
+    assert failures_of(tmp_path / "v") == [f"{web}/gone.wav"]
