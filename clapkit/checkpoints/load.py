@@ -135,7 +135,7 @@ def _imported(foreign: Foreign) -> Loaded:
         native.space_id(model, spec),
         foreign.path,
         report=report,
-        aside=mapped.aside,
+        aside=mapped.aside if importer.writes is None else mapped.aside | mapped.computed,
         pad_id=plan.pad_id,
     )
 

@@ -78,14 +78,16 @@ Rule = Rename | Split | Merge | Change | Computed | Drop
 class Mapped:
     """What a table of rules made of a file.
 
-    ours     our name -> tensor
-    aside    their name -> tensor that has no place here
-    reasons  their name -> why it was computed or dropped
+    ours      our name -> tensor
+    aside     their name -> tensor that has no place here
+    reasons   their name -> why it was computed or dropped
+    computed  their name -> tensor that the model makes itself, as the file had it
     """
 
     ours: dict[str, Tensor]
     aside: dict[str, Tensor]
     reasons: dict[str, str]
+    computed: dict[str, Tensor]
 
 
 def transposed(theirs: str, ours: str) -> Change:
@@ -98,7 +100,7 @@ def to_ours(tensors: Mapping[str, Tensor], rules: tuple[Rule, ...]) -> Mapped:
 
     Parts of a Merge that are incomplete are named too: nothing is guessed and nothing is left over.
     """
-    result = Mapped({}, {}, {})
+    result = Mapped({}, {}, {}, {})
     problems: list[str] = []
     for name in tensors:
         rule, fields = _rule_for(name, rules)
@@ -106,8 +108,7 @@ def to_ours(tensors: Mapping[str, Tensor], rules: tuple[Rule, ...]) -> Mapped:
             problems.append(f"no place for: {name} {list(tensors[name].shape)}")
         elif isinstance(rule, Computed | Drop):
             result.reasons[name] = rule.reason
-            if isinstance(rule, Drop):
-                result.aside[name] = tensors[name]
+            (result.aside if isinstance(rule, Drop) else result.computed)[name] = tensors[name]
         elif isinstance(rule, Merge):
             names = [_fill(part, fields) for part in rule.theirs]
             missing = [part for part in names if part not in tensors]
