@@ -167,7 +167,7 @@ def contest(paths: list[Path], folder: Path, arguments: argparse.Namespace) -> d
     reference = peer(paths)
     ours = {
         (provider, precision): clapkit.load(
-            folder, device="cpu", precision=precision, **({} if provider == "torch" else {"provider": provider})
+            folder, device="cpu", precision=precision, provider=provider, threads=arguments.threads
         )
         for provider in arguments.providers.split(",")
         for precision in arguments.precisions.split(",")

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from clapkit.nets.swin import SwinBlock, WindowAttention
 
 _LEAST_WEIGHTS = 2**12  # smaller layers gain nothing
+_MANY_HEADS = 8  # from which on two matrix products are quicker than the fused attention of torch for 64 tokens
 
 
 class PackedLinear(nn.Module):
@@ -58,16 +59,22 @@ class PreparedAttention(nn.Module):
         batch, length, width = tokens_BLD.shape
         joined = self.qkv(tokens_BLD).view(-1, self.tokens, 3, self.heads, width // self.heads)
         query, key, value = joined.permute(2, 0, 3, 1, 4)
-        if apart_WNN is None:
-            seen = F.scaled_dot_product_attention(query, key, value, attn_mask=self.bias_1HNN)
+        bias_WHNN = self.bias_1HNN if apart_WNN is None else self._shifted(apart_WNN)
+        if self.heads < _MANY_HEADS:
+            # Clip by clip where windows differ: a mask for those of a whole batch would be written out for each clip.
+            count = len(query) if apart_WNN is None else len(bias_WHNN)
+            parts = zip(query.split(count), key.split(count), value.split(count), strict=True)
+            seen = torch.cat([F.scaled_dot_product_attention(*part, attn_mask=bias_WHNN) for part in parts])
         else:
-            if self.shifted_WHNN is None:
-                self.shifted_WHNN = (self.bias_1HNN + apart_WNN[:, None]).to(self.bias_1HNN.dtype)
-            # Clip by clip: a mask for all windows of a batch at once would have to be written out for each clip.
-            windows = len(self.shifted_WHNN)
-            parts = zip(query.split(windows), key.split(windows), value.split(windows), strict=True)
-            seen = torch.cat([F.scaled_dot_product_attention(*part, attn_mask=self.shifted_WHNN) for part in parts])
+            scores = torch.matmul(query * query.shape[-1] ** -0.5, key.transpose(-1, -2))
+            scores.unflatten(0, (-1, len(bias_WHNN))).add_(bias_WHNN)
+            seen = torch.matmul(torch.softmax(scores, dim=-1), value)
         return self.out(seen.transpose(1, 2).reshape(batch, length, width))
+
+    def _shifted(self, apart_WNN: Tensor) -> Tensor:
+        if self.shifted_WHNN is None:
+            self.shifted_WHNN = (self.bias_1HNN + apart_WNN[:, None]).to(self.bias_1HNN.dtype)
+        return self.shifted_WHNN
 
 
 class PreparedBlock(nn.Module):

@@ -17,7 +17,7 @@ from clapkit.towers.hf import TransformersText
 
 needs_packing = pytest.mark.skipif(not packing.can_pack(torch.float32), reason="this torch has no packed linear layers")
 TOWERS = {
-    "htsat": derive(htsat.tiny, width=64, heads=(2, 4)),
+    "htsat": derive(htsat.tiny, width=64, heads=(2, 8)),  # the second stage has many heads
     "vit": derive(vit.tiny, width=64),
     "m2d": derive(m2d.tiny, width=64, hidden=256),
     "beats": beats.tiny,
