@@ -11,11 +11,29 @@ from torch.nn import functional
 
 from clapkit.objectives.base import NEEDS, Embeddings, Objective
 from clapkit.objectives.contrast import InfoNCE
+from clapkit.objectives.distill import AffinityDistillation, CosineDistillation, CrossPrediction
+from clapkit.objectives.masked import MaskedLatent, MaskedReconstruction
+from clapkit.objectives.redundancy import BarlowTwins, VICReg
+from clapkit.objectives.siamese import Siamese
 from clapkit.spec import from_json, to_json
 
 OBJECTIVES = [
     InfoNCE(),
     InfoNCE(balance=0.3, smoothing=0.1),
+    Siamese(),
+    Siamese(inter=0.9),
+    VICReg(),
+    VICReg(against="text", deviation=0.8),
+    BarlowTwins(),
+    BarlowTwins(against="text", redundancy=0.02),
+    MaskedReconstruction(),
+    MaskedReconstruction(normalise=False),
+    MaskedLatent(),
+    MaskedLatent(standardise=False),
+    CosineDistillation(),
+    CosineDistillation(side="text"),
+    AffinityDistillation(balance=0.3),
+    CrossPrediction(balance=0.3),
 ]
 # What an objective reads as a constant though a gradient could flow: class name -> words of its `needs`.
 HELD_STILL: dict[str, set[str]] = {}
