@@ -10,7 +10,8 @@ import torch
 from torch.nn import functional
 
 from clapkit.objectives.base import NEEDS, Embeddings, Objective
-from clapkit.objectives.contrast import InfoNCE
+from clapkit.objectives.contrast import CWCL, InfoNCE, KappaNCE, TransformNCE
+from clapkit.objectives.hardness import DCLR, HNNCE, DebiasedNCE
 from clapkit.objectives.distill import AffinityDistillation, CosineDistillation, CrossPrediction
 from clapkit.objectives.masked import MaskedLatent, MaskedReconstruction
 from clapkit.objectives.redundancy import BarlowTwins, VICReg
@@ -20,6 +21,17 @@ from clapkit.spec import from_json, to_json
 OBJECTIVES = [
     InfoNCE(),
     InfoNCE(balance=0.3, smoothing=0.1),
+    InfoNCE(private=False),
+    CWCL(),
+    CWCL(teacher="audio", sharpness=6.0),
+    KappaNCE(),
+    TransformNCE(),
+    HNNCE(),
+    HNNCE(alpha=0.0, detach=False),
+    DebiasedNCE(),
+    DebiasedNCE(tau_plus=0.05, beta=0.5),
+    DCLR(threshold=0.3),
+    DCLR(threshold=0.1, reference="both"),
     Siamese(),
     Siamese(inter=0.9),
     VICReg(),
