@@ -33,6 +33,14 @@ class Scores:
     to_text_BE: torch.Tensor | None = None
     to_audio_UE: torch.Tensor | None = None
 
+    def negatives_BN(self) -> torch.Tensor:
+        """Logits [B, U + E] of what each clip is contrasted with, -inf for whatever is no negative of it."""
+        is_none_BU = self.target_BU > 0
+        if self.counted_BU is not None:
+            is_none_BU = is_none_BU | ~self.counted_BU
+        negatives_BU = self.logits_BU.masked_fill(is_none_BU, -torch.inf)
+        return negatives_BU if self.to_text_BE is None else torch.cat([negatives_BU, self.to_text_BE], dim=1)
+
     def turned(self) -> Scores:
         """The same seen from the texts."""
         counted_UB = None if self.counted_BU is None else self.counted_BU.T

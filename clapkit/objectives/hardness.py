@@ -18,15 +18,6 @@ from clapkit.objectives.contrast import Scores, both_ways, check_share, scores, 
 Reference = Literal["text", "audio", "both"]
 
 
-def negative_logits(given: Scores) -> torch.Tensor:
-    """Logits [R, C + E] of the negatives of each row, -inf for whatever is none."""
-    is_none_RC = given.target_BU > 0
-    if given.counted_BU is not None:
-        is_none_RC = is_none_RC | ~given.counted_BU
-    negatives_RC = given.logits_BU.masked_fill(is_none_RC, -torch.inf)
-    return negatives_RC if given.to_text_BE is None else torch.cat([negatives_RC, given.to_text_BE], dim=1)
-
-
 def log_importance(negatives_RN: torch.Tensor, beta: float) -> torch.Tensor:
     """log of n exp(beta s_rn) / sum_m exp(beta s_rm), whose exponentials have mean 1 over the n negatives of a row.
 
@@ -81,7 +72,7 @@ class HNNCE:
         return both_ways(self._cost(here), self._cost(here.turned()), balance=self.balance)
 
     def _cost(self, given: Scores) -> torch.Tensor:
-        negatives_RN = negative_logits(given)
+        negatives_RN = given.negatives_BN()
         log_weight_RN = log_importance(negatives_RN.detach() if self.detach else negatives_RN, self.beta)
         columns = given.logits_BU.shape[1]
         alone_R1 = (negatives_RN == -torch.inf).all(1, keepdim=True)
@@ -141,7 +132,7 @@ class DebiasedNCE:
 
     def _log_negatives(self, given: Scores, scale: torch.Tensor) -> torch.Tensor:
         """log G [R]; computed relative to the greatest logit of the row, so that nothing overflows."""
-        negatives_RN = negative_logits(given)
+        negatives_RN = given.negatives_BN()
         weighed_RN = negatives_RN + log_importance(negatives_RN.detach(), self.beta)
         count_R = (negatives_RN > -torch.inf).sum(1)
         peak_R = torch.maximum(given.logits_BU.amax(1), weighed_RN.amax(1)).detach()

@@ -10,12 +10,15 @@ import torch
 from torch.nn import functional
 
 from clapkit.objectives.base import NEEDS, Embeddings, Objective
+from clapkit.objectives.combine import Matryoshka, weighted
 from clapkit.objectives.contrast import CWCL, InfoNCE, KappaNCE, TransformNCE
-from clapkit.objectives.hardness import DCLR, HNNCE, DebiasedNCE
 from clapkit.objectives.distill import AffinityDistillation, CosineDistillation, CrossPrediction
+from clapkit.objectives.hardness import DCLR, HNNCE, DebiasedNCE
+from clapkit.objectives.margin import HardNegativeSoftplus, MaxMargin
 from clapkit.objectives.masked import MaskedLatent, MaskedReconstruction
 from clapkit.objectives.redundancy import BarlowTwins, VICReg
 from clapkit.objectives.siamese import Siamese
+from clapkit.objectives.sigmoid import PairwiseSigmoid
 from clapkit.spec import from_json, to_json
 
 OBJECTIVES = [
@@ -32,6 +35,15 @@ OBJECTIVES = [
     DebiasedNCE(tau_plus=0.05, beta=0.5),
     DCLR(threshold=0.3),
     DCLR(threshold=0.1, reference="both"),
+    PairwiseSigmoid(),
+    PairwiseSigmoid(labels="soft", chunk_rows=2),
+    MaxMargin(),
+    MaxMargin(negatives="hardest", balance=0.2),
+    HardNegativeSoftplus(),
+    HardNegativeSoftplus(side="audio"),
+    weighted((InfoNCE(private=False), 1.0), (HardNegativeSoftplus(), 0.5), (CWCL(), 0.1)),
+    Matryoshka(InfoNCE(), (3, 8), (0.5, 1.0)),
+    Matryoshka(weighted((PairwiseSigmoid(chunk_rows=3), 1.0), (MaxMargin(), 2.0)), (8, 2)),
     Siamese(),
     Siamese(inter=0.9),
     VICReg(),
