@@ -76,9 +76,10 @@ def scores(z: Embeddings, *, private: bool = True) -> Scores:
     own = private_logits(z, "text") if private else None
     if own is not None:
         extra.append(own)
+    logits_BU = z.scale * (audio_BD @ text_UD.T)
     return Scores(
-        logits_BU=z.scale * (audio_BD @ text_UD.T),
-        target_BU=wide(z.target_BU()),
+        logits_BU=logits_BU,
+        target_BU=z.target_BU().to(logits_BU.dtype),
         counted_BU=None if z.include_BU is None else z.include_BU.bool(),
         to_text_BE=torch.cat(extra, dim=1) if extra else None,
         to_audio_UE=private_logits(z, "audio") if private else None,
