@@ -25,10 +25,13 @@ class Clip:
 
     audio       where the sound is: a path (str), the bytes of an encoded file, or a mono float32 array [N] when it
                 has been decoded
+    rate_hz     samples a second of `audio` when it is an array; None: nobody said, and what needs seconds refuses it
     start_s     where the clip starts inside the file, in seconds
     duration_s  how long it is; None: to the end of the file
     captions    sentences that somebody wrote, each a full description; `label` one class name; `tags` several
     prompts     sentences made from the label or the tags
+    wrong       captions that are false for this clip (events swapped, an attribute turned round, negated): a batch
+                holds them against this clip alone, for other clips of the batch they may be true
     sources     what the clip was mixed from: ((clip id, weight), ...), weights summing to 1; empty: itself
     meta        every other column of the manifest, unread but not lost
     provenance  what was done to it, in order
@@ -47,6 +50,8 @@ class Clip:
     sources: tuple[tuple[str, float], ...] = ()
     meta: Mapping[str, Any] = field(default_factory=dict)
     provenance: tuple[str, ...] = ()
+    wrong: tuple[str, ...] = ()
+    rate_hz: int | None = None
 
     def with_(self, **changes: Any) -> Clip:
         """A copy with some fields replaced."""

@@ -61,7 +61,10 @@ class TimeShift:
 
 @dataclass(frozen=True)
 class Gain:
-    """Change the level by a uniform draw between two dB values; samples may leave [-1, 1]."""
+    """Change the level by a uniform draw between two dB values; samples may leave [-1, 1].
+
+    Harms captions that say how loud the whole clip is ("quiet", "far away"); a difference inside the clip stays.
+    """
 
     low_db: float = -12.0
     high_db: float = 6.0
@@ -89,6 +92,7 @@ class NoiseAtSNR:
     """Add coloured noise at a signal-to-noise ratio drawn between two dB values.
 
     `colours` are exponents of the power spectrum 1/f^c: 0 white, 1 pink, 2 brown. A silent clip stays silent.
+    Harms captions that speak of silence or of a clean recording.
     """
 
     low_db: float = 5.0

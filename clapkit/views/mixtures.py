@@ -66,7 +66,9 @@ class MixClips:
         # Where one has no caption, both are known by what else is said about them: a sentence about one half of the
         # sound only would be wrong.
         prompts = () if captions else _pairs(first.captions or first.prompts, second.captions or second.prompts)
-        return mixed.with_(captions=captions, prompts=prompts, label=None)
+        # What is false of one half is false of both.
+        wrong = (*_pairs(first.wrong, second.captions), *_pairs(first.captions, second.wrong))
+        return mixed.with_(captions=captions, prompts=prompts, wrong=wrong, label=None)
 
 
 def _shares(clip: Clip, share: float) -> tuple[tuple[str, float], ...]:

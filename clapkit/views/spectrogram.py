@@ -95,3 +95,42 @@ class Stretch:
         if params["bins"]:
             out = out[:, np.clip(np.arange(bins) - params["bins"], 0, bins - 1)]
         return out
+
+
+@dataclass(frozen=True)
+class PatchMask:
+    """Cover a share of the patches of the frames with the mean of the clip, patches drawn without regard to each other.
+
+    For encoders that learn from what is left (masked modelling, FLAP, card 024: there the tokens are dropped, here they
+    are covered and keep their place). Patches are `frames` x `bins`, cut at the end and at the top; round(share * their
+    number) of them are covered. No caption becomes false, but a short event may vanish: keep the share small for those.
+    """
+
+    share: float = 0.3
+    frames: int = 16
+    bins: int = 16
+
+    adds: ClassVar[tuple[str, ...]] = ()
+    domain: ClassVar[Domain] = "mel"
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.share <= 1.0:
+            raise SpecError(f"share is a share between 0 and 1, not {self.share}")
+        for name in ("frames", "bins"):
+            if getattr(self, name) < 1:
+                raise SpecError(f"{name} is the size of a patch, at least 1, not {getattr(self, name)}")
+
+    def draw(self, rng: np.random.Generator, clip: Clip, pool: Sequence[Clip]) -> Params:
+        return {"seed": int(rng.integers(2**31))}  # how many patches there are is known when the frames are
+
+    def apply(self, mel_TF: np.ndarray, params: Params, pool: Mapping[str, Clip]) -> np.ndarray:
+        covered = mel_TF.copy()
+        if not mel_TF.size:
+            return covered
+        rows, columns = (-(-size // patch) for size, patch in zip(mel_TF.shape, (self.frames, self.bins), strict=True))
+        chosen = np.zeros(rows * columns, bool)
+        order = np.random.default_rng(params["seed"]).permutation(rows * columns)
+        chosen[order[: round(self.share * rows * columns)]] = True
+        cells = chosen.reshape(rows, columns).repeat(self.frames, 0).repeat(self.bins, 1)
+        covered[cells[: mel_TF.shape[0], : mel_TF.shape[1]]] = mel_TF.mean()
+        return covered

@@ -12,12 +12,20 @@ import pytest
 import torch
 
 from clapkit.data.clip import Clip
+from clapkit.objectives.base import NEEDS
 from clapkit.spec import from_json, to_json
 from clapkit.views.audio import Gain, NoiseAtSNR, TimeShift
 from clapkit.views.base import View
-from clapkit.views.captions import LabelPrompts
+from clapkit.views.captions import KeywordsToCaption, LabelPrompts, TagsToSentence
+from clapkit.views.channels import Band, EightBits, Polarity, Room, Speed
+from clapkit.views.grammar import FieldDropout, Grammar
+from clapkit.views.layers import Background, LoudnessOrder, Overlap
+from clapkit.views.measured import MeasuredPhrases, Quantity
 from clapkit.views.mixtures import MixClips
-from clapkit.views.spectrogram import SpecAugment, Stretch
+from clapkit.views.paraphrase import Paraphrase
+from clapkit.views.sequence import Concatenate, Repeat
+from clapkit.views.spectrogram import PatchMask, SpecAugment, Stretch
+from clapkit.views.swaps import Negate, SwapAttribute, SwapOrder
 
 VIEWS = [
     TimeShift(),
@@ -29,17 +37,57 @@ VIEWS = [
     LabelPrompts(per_clip=2),
     SpecAugment(),
     Stretch(p=1.0),
+    PatchMask(),
+    Room(p=1.0),
+    Speed(p=1.0),
+    Band(p=1.0),
+    EightBits(p=1.0),
+    Polarity(),
+    Concatenate(p=1.0),
+    Concatenate(p=1.0, longest_s=0.12, gap_s=(-0.5, 0.05)),
+    Repeat(p=1.0),
+    Overlap(p=1.0),
+    LoudnessOrder(p=1.0),
+    Background(p=1.0, longest_s=0.05),
+    TagsToSentence(),
+    KeywordsToCaption(per_clip=1),
+    Grammar(("(a|one) {label}[ in {place}]", "{caption}, {tags}"), columns=("place",)),
+    FieldDropout(),
+    SwapOrder(p=0.5),
+    SwapAttribute(per_clip=1),
+    Negate(absent=("rain", "engine")),
+    Paraphrase(),
+    MeasuredPhrases((Quantity("pitch_hz", 100.0, 200.0, ("low",), ("high",)), Quantity("dB", 1, 2, ("b",), ("a",)))),
 ]
-# What a view can add to a batch: a word outside this list would be made and read by nobody.
-FIELDS = {"text", "soft_target", "text_negative", "label", "events"}
+# What a view can add to a batch: a word that no objective can name would be made and read by nobody.
+FIELDS = set(NEEDS)
 
-every_view = pytest.mark.parametrize("view", VIEWS, ids=repr)
+
+def short(view: View) -> str:
+    """A test's name: tables of words are left out."""
+    return repr(view)[:60]
+
+
+every_view = pytest.mark.parametrize("view", VIEWS, ids=short)
 
 
 def clip(name: str, samples: int = 800, *, level: float = 0.1) -> Clip:
     sound = level * np.random.default_rng(len(name) + samples).standard_normal(samples).astype(np.float32)
     sound.setflags(write=False)
-    return Clip(name, sound, captions=(f"a {name} calls",), prompts=(f"the sound of {name}",), label=name)
+    return Clip(
+        name,
+        sound,
+        captions=(said(name),),
+        prompts=(f"the sound of {name}",),
+        label=name,
+        tags=("animal", name),
+        meta={"pitch_hz": "90", "dB": 3.0},
+        rate_hz=8000,
+    )
+
+
+def said(name: str) -> str:
+    return f"a loud {name} calls twice, fast, and then a quiet bell rings"
 
 
 POOL = [clip("dog"), clip("owl", 500), clip("wren")]
@@ -103,7 +151,8 @@ def test_the_clip_that_was_given_is_unchanged(view):
     kept = np.array(given.audio if isinstance(given, Clip) else given)
     changed = [view.apply(given, drawn(view, POOL[0], seed), BY_ID) for seed in range(5)]
     np.testing.assert_array_equal(kept, given.audio if isinstance(given, Clip) else given)
-    assert POOL[0].captions == ("a dog calls",) and POOL[0].prompts == ("the sound of dog",) and not POOL[0].sources
+    assert POOL[0].captions == (said("dog"),) and POOL[0].prompts == ("the sound of dog",) and not POOL[0].sources
+    assert POOL[0].wrong == () and POOL[0].events == () and POOL[0].tags == ("animal", "dog")
     assert all((c.audio if isinstance(c, Clip) else c).dtype == np.float32 for c in changed)
 
 
@@ -125,6 +174,16 @@ def test_odd_clips_come_through_without_a_warning(view, samples, level):
         out = view.apply(subject(view, odd), drawn(view, odd), {**BY_ID, "dog": odd})
     sound = out.audio if isinstance(out, Clip) else out
     assert np.isfinite(sound).all() and sound.dtype == np.float32
+
+
+@pytest.mark.parametrize("view", [v for v in VIEWS if "text_private" in v.adds], ids=short)
+def test_what_is_wrong_is_never_also_said(view):
+    """Views that fill `wrong` do so, in the clip's own words turned round, and never with one of its true captions."""
+    made = [view.apply(POOL[0], drawn(view, POOL[0], seed), BY_ID) for seed in range(30)]
+    assert any(c.wrong for c in made)
+    for c in made:
+        assert not {w.casefold() for w in c.wrong} & {t.casefold() for t in (*c.captions, *c.prompts)}
+        assert len(set(c.wrong)) == len(c.wrong) and all(c.wrong)
 
 
 @pytest.mark.parametrize("view", [v for v in VIEWS if v.domain == "mel"], ids=repr)
