@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, get_args
 
 import torch
@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from clapkit.errors import ClapkitError, SpecError, nearest_name
 from clapkit.objectives.base import Embeddings, Reduces
+from clapkit.objectives.contrast import both_ways, check_share, scores, softmax_cost, wide
 
 Offset = Literal["text_prior", "bias"]
 
@@ -24,26 +25,26 @@ class FrameSigmoid:
         h_but = scale * x_bt . y_u + offset_u
         loss  = mean of  -[ e log sigmoid(h) + (1 - e) log sigmoid(-h) ]
 
-    offset   "text_prior": the log-odds of each text (text_prior_U), held still here: PriorBCE teaches it, so that
-             scale and vectors have to learn the rest.  "bias": the one learned bias of the model
-    chunk    texts at a time: their logits are made again for the gradient and never stand in memory together.
-             The result does not depend on it
+    offset       "text_prior": the log-odds of each text (text_prior_U), held still here: PriorBCE teaches it, so that
+                 scale and vectors have to learn the rest.  "bias": the one learned bias of the model
+    chunk_texts  so many texts at a time: their logits are made again for the gradient and never stand in memory
+                 together. The result does not depend on it
 
-    NaN in events_BUT and False in frame_mask_BT: not known, no part of the mean. FLAM weighs this by 200 beside InfoNCE.
+    NaN in events_BUT, False in frame_mask_BT: not known, no part of the mean. FLAM weighs it by 200 beside InfoNCE.
     Relations. One frame a clip, events = the target, "bias": the pairwise sigmoid loss (card 034) over U, averaged.
     Limits. Scale 0 and offset 0: log 2. Scale 0 and offset the true log-odds of each text: the entropy of its truth.
     Nothing known: 0, with a gradient of 0.
     """
 
     offset: Offset = "text_prior"
-    chunk: int = 64
+    chunk_texts: int = 64
 
     reduces: ClassVar[Reduces] = "rows"  # the number of known frames is that of the whole batch
 
     def __post_init__(self) -> None:
         if self.offset not in get_args(Offset):
             raise SpecError(f"offset={self.offset!r}: {nearest_name(self.offset, get_args(Offset))}")
-        _at_least_one_text(self.chunk)
+        _at_least_one_text(self.chunk_texts)
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -51,15 +52,15 @@ class FrameSigmoid:
         return ("text", "frames", "events", *prior)
 
     def __call__(self, z: Embeddings) -> dict[str, torch.Tensor]:
-        frames_BTD, mask_BT, events_BUT = z["frames_BTD"], _frame_mask(z), _events(z)
+        frames_BTD, text_UD, mask_BT, events_BUT = wide(z["frames_BTD"]), wide(z.text_UD), _frame_mask(z), _events(z)
         if self.offset == "text_prior":
             offset_U = _prior(z).detach()
         else:
-            offset_U = z["bias"].expand(len(z.text_UD))
+            offset_U = z["bias"].expand(len(text_UD))
         total, known = frames_BTD.new_zeros(()), torch.zeros((), dtype=torch.int64, device=frames_BTD.device)
-        for at in range(0, len(z.text_UD), self.chunk):
-            part = slice(at, at + self.chunk)
-            given = (frames_BTD, z.text_UD[part], z.scale, offset_U[part], events_BUT[:, part], mask_BT)
+        for at in range(0, len(text_UD), self.chunk_texts):
+            part = slice(at, at + self.chunk_texts)
+            given = (frames_BTD, text_UD[part], z.scale, offset_U[part], events_BUT[:, part], mask_BT)
             # Kept for the gradient: these six. Not kept: anything of size B x U x T.
             total = total + checkpoint(_sum_of_questions, *given, use_reentrant=False, preserve_rng_state=False)
             known = known + _known(events_BUT[:, part], mask_BT).sum()
@@ -88,6 +89,80 @@ class PriorBCE:
         cost_U = F.binary_cross_entropy_with_logits(prior_U, heard_U.to(prior_U.dtype), reduction="none")
         asked_U = count_U > 0
         return {"text_prior": (cost_U * asked_U).sum() / asked_U.sum().clamp(min=1)}
+
+
+@dataclass(frozen=True)
+class AttendedNCE:
+    """InfoNCE in which every text picks the frames that it is compared with (CoLLAP's temporal attention, card 015).
+
+        S_bu = sum_t w_but c_but,    c_but = x_bt . y_u,    w_bu. = softmax_t( c_bu. / temperature )
+        loss = InfoNCE with scale * S in the place of scale * cosine
+
+    over the frames that frame_mask_BT leaves; for long sound a frame is the vector of a window. Its denominators are
+    those of InfoNCE, but for audio_private_UKD: wrong sounds have no frames here.
+
+    temperature   above 0, of the attention. To infinity: the mean over frames. To 0: the best frame
+    balance       as in InfoNCE
+    chunk_texts   so many texts at a time: their cosines are made again for the gradient; no change of the result
+
+    Relations. One frame a clip: InfoNCE on the frames. The order of the frames does not matter. The published score
+    also adds that of a pooled vector: beside this, `InfoNCE` on the pooled vectors says the same of its own.
+    """
+
+    temperature: float = 0.1
+    balance: float = 0.5
+    chunk_texts: int = 64
+
+    needs: ClassVar[tuple[str, ...]] = ("text", "frames")
+    reduces: ClassVar[Reduces] = "rows"
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.temperature < float("inf"):
+            raise SpecError(f"temperature is a finite number above 0, not {self.temperature}")
+        check_share("balance", self.balance)
+        _at_least_one_text(self.chunk_texts)
+
+    def __call__(self, z: Embeddings) -> dict[str, torch.Tensor]:
+        mask_BT = _frame_mask(z)
+        if not bool(mask_BT.any(1).all()):
+            empty = int((~mask_BT.any(1)).nonzero()[0])
+            raise ClapkitError(
+                f"clip {empty} of the batch has no frame that frame_mask_BT leaves: nothing to attend to"
+            )
+        plain = scores(z, private=False)
+        logits_BU = self._logits(z, z.text_UD, mask_BT)
+        extra = []
+        if z.text_negative_ED is not None and len(z.text_negative_ED):
+            extra.append(self._logits(z, z.text_negative_ED, mask_BT))
+        if z.text_private_BKD is not None and z.text_private_BKD.shape[1]:
+            own_BK = z.scale * _attended(wide(z["frames_BTD"]), wide(z.text_private_BKD), mask_BT, self.temperature)
+            extra.append(own_BK if z.private_BK is None else own_BK.masked_fill(~z.private_BK.bool(), -torch.inf))
+        here = replace(plain, logits_BU=logits_BU, to_text_BE=torch.cat(extra, dim=1) if extra else None)
+        there = here.turned()
+        return both_ways(
+            softmax_cost(here.logits_BU, here.target_BU, counted_RC=here.counted_BU, extra_RE=here.to_text_BE),
+            softmax_cost(there.logits_BU, there.target_BU, counted_RC=there.counted_BU),
+            balance=self.balance,
+        )
+
+    def _logits(self, z: Embeddings, text_CD: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+        frames_BTD = wide(z["frames_BTD"])
+        parts = [
+            checkpoint(
+                _attended, frames_BTD, part, mask_BT, self.temperature, use_reentrant=False, preserve_rng_state=False
+            )
+            for part in wide(text_CD).split(self.chunk_texts)
+        ]
+        return z.scale * torch.cat(parts, dim=1)
+
+
+def _attended(
+    frames_BTD: torch.Tensor, text_xCD: torch.Tensor, mask_BT: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """[B, C]; `text_xCD` is [C, D], the same texts for every clip, or [B, C, D]."""
+    cosine_BCT = text_xCD @ frames_BTD.mT
+    weight_BCT = (cosine_BCT / temperature).masked_fill(~mask_BT[:, None], -torch.inf).softmax(dim=2)
+    return (weight_BCT * cosine_BCT).sum(2)
 
 
 def _sum_of_questions(
@@ -126,7 +201,7 @@ def _frame_mask(z: Embeddings) -> torch.Tensor:
         return torch.ones_like(like, dtype=torch.bool)
     if z.frame_mask_BT.shape != like.shape:
         raise ClapkitError(f"frame_mask_BT has shape {tuple(z.frame_mask_BT.shape)}, expected {tuple(like.shape)}")
-    return z.frame_mask_BT
+    return z.frame_mask_BT.bool()
 
 
 def _prior(z: Embeddings) -> torch.Tensor:
@@ -136,6 +211,6 @@ def _prior(z: Embeddings) -> torch.Tensor:
     return prior_U
 
 
-def _at_least_one_text(chunk: int) -> None:
-    if chunk < 1:
-        raise SpecError(f"chunk is a number of texts, at least 1, not {chunk}")
+def _at_least_one_text(chunk_texts: int) -> None:
+    if chunk_texts < 1:
+        raise SpecError(f"chunk_texts is a number of texts, at least 1, not {chunk_texts}")

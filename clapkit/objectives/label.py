@@ -10,7 +10,7 @@ import torch
 
 from clapkit.errors import ClapkitError, SpecError, nearest_name
 from clapkit.objectives.base import Embeddings, Objective, Reduces
-from clapkit.objectives.contrast import InfoNCE
+from clapkit.objectives.contrast import InfoNCE, wide
 
 Known = Literal["label", "tag"]
 Distance = Literal["l1", "l2"]
@@ -48,10 +48,10 @@ class SupCon:
         return ("audio", "label", "audio_other") if self.other_views else ("audio", "label")
 
     def __call__(self, z: Embeddings) -> dict[str, torch.Tensor]:
-        vectors_ND, label_N = z.audio_BD, _checked(z, "label_B")
+        vectors_ND, label_N = wide(z.audio_BD), _checked(z, "label_B")
         clip_N = torch.arange(len(label_N), device=label_N.device)
         if self.other_views:
-            vectors_ND = torch.cat([vectors_ND, z["audio_other_BD"]])
+            vectors_ND = torch.cat([vectors_ND, wide(z["audio_other_BD"])])
             label_N, clip_N = label_N.repeat(2), clip_N.repeat(2)
         same_NN = (label_N[:, None] == label_N) & (label_N >= 0) | (clip_N[:, None] == clip_N)
         sharpness = z.scale if self.temperature is None else 1.0 / self.temperature
@@ -119,7 +119,8 @@ class RankNContrast:
         loss = - mean over anchors i and candidates j of  log( e^s_ij / sum_{k in S_ij} e^s_ik ),   s = scale * cosine
 
     between    "audio_text": anchors are clips and candidates texts, then the other way round; the loss is the mean of
-               both. A text's value is the mean value of its clips, weighed by the target
+               both. A text's value is the mean value of its clips, weighed by the target; a text
+               that describes no clip of the batch has no value and is left out
                "audio": clips among themselves, an anchor being no candidate of its own
     distance   "l1" or "l2", between rows of value_BV, which are finite
 
@@ -146,11 +147,14 @@ class RankNContrast:
     def __call__(self, z: Embeddings) -> dict[str, torch.Tensor]:
         value_BV = _checked(z, "value_BV")
         if self.between == "audio":
-            scores_BB = z.scale * (z.audio_BD @ z.audio_BD.T)
+            scores_BB = z.scale * (wide(z.audio_BD) @ wide(z.audio_BD).T)
             apart_BB = self._apart(value_BV, value_BV)
             return {"audio_rank": _ranked(_off_diagonal(scores_BB), _off_diagonal(apart_BB))}
-        scores_BU = z.scale * (z.audio_BD @ z.text_UD.T)
-        apart_BU = self._apart(value_BV, _text_values(value_BV, z.target_BU()))
+        target_BU = z.target_BU().to(value_BV.dtype)
+        used_U = target_BU.sum(0) > 0
+        share_BU = target_BU[:, used_U]
+        apart_BU = self._apart(value_BV, (share_BU / share_BU.sum(0)).T @ value_BV)
+        scores_BU = z.scale * (wide(z.audio_BD) @ wide(z.text_UD[used_U]).T)
         return {
             "audio_to_text": 0.5 * _ranked(scores_BU, apart_BU),
             "text_to_audio": 0.5 * _ranked(scores_BU.T, apart_BU.T),
@@ -172,18 +176,6 @@ def _ranked(scores_NM: torch.Tensor, apart_NM: torch.Tensor) -> torch.Tensor:
     last_NM = torch.searchsorted(rising_NM, rising_NM, right=True) - 1
     sums_NM = sorted_NM.logcumsumexp(dim=1).gather(1, last_NM)
     return (sums_NM - sorted_NM).sum() / max(1, scores_NM.numel())
-
-
-def _text_values(value_BV: torch.Tensor, target_BU: torch.Tensor) -> torch.Tensor:
-    share_BU = target_BU.to(value_BV.dtype)
-    total_U = share_BU.sum(0)
-    if not bool((total_U > 0).all()):
-        lonely = int((total_U <= 0).nonzero()[0])
-        raise ClapkitError(
-            f"text {lonely} of the batch describes no clip, so it has no value to be ranked by; texts that describe "
-            "no clip belong into text_negative_ED"
-        )
-    return (share_BU / total_U).T @ value_BV
 
 
 def _checked(z: Embeddings, name: str) -> torch.Tensor:

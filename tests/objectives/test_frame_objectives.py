@@ -12,7 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from clapkit.errors import ClapkitError, SpecError
 from clapkit.objectives.base import Embeddings
-from clapkit.objectives.frames import FrameSigmoid, PriorBCE
+from clapkit.objectives.contrast import InfoNCE
+from clapkit.objectives.frames import AttendedNCE, FrameSigmoid, PriorBCE
 
 NAN = float("nan")
 
@@ -74,9 +75,9 @@ def entropy(p: float) -> float:
 @pytest.mark.parametrize("chunk", [1, 2, 5, 64])
 def test_frames_equal_the_loops_in_chunks_of_any_size(chunk, mask):
     z = batch() if mask else batch(frame_mask_BT=None)
-    found = total(FrameSigmoid(chunk=chunk), z)
+    found = total(FrameSigmoid(chunk_texts=chunk), z)
     assert found.item() == pytest.approx(frames_by_loops(z, z.text_prior_U), rel=1e-12)
-    found = total(FrameSigmoid(offset="bias", chunk=chunk), z)
+    found = total(FrameSigmoid(offset="bias", chunk_texts=chunk), z)
     assert found.item() == pytest.approx(frames_by_loops(z, [z.bias] * 5), rel=1e-12)
 
 
@@ -87,7 +88,7 @@ def test_the_gradient_does_not_depend_on_the_chunk():
         given = (z.frames_BTD, z.text_UD, z.scale)
         for x in given:
             x.requires_grad_()
-        total(FrameSigmoid(chunk=chunk), z).backward()
+        total(FrameSigmoid(chunk_texts=chunk), z).backward()
         grads.append([x.grad for x in given])
     for other in grads[1:]:
         for one, two in zip(grads[0], other, strict=True):
@@ -122,7 +123,7 @@ def test_no_tensor_of_clips_texts_and_frames_is_made_and_none_is_kept():
 
     with Largest() as largest:
         with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
-            loss = total(FrameSigmoid(chunk=chunk), z)
+            loss = total(FrameSigmoid(chunk_texts=chunk), z)
         loss.backward()
     assert all(x.grad is not None for x in given)
     # The gradient of the frames is added up in tensors of the frames' own size.
@@ -137,7 +138,7 @@ def test_frames_have_the_gradient_of_their_formula(offset):
 
     def loss(frames, text, scale, bias):
         made = dataclasses.replace(z, frames_BTD=frames, text_UD=text, scale=scale, bias=bias)
-        return total(FrameSigmoid(offset=offset, chunk=2), made) + 0.0 * bias
+        return total(FrameSigmoid(offset=offset, chunk_texts=2), made) + 0.0 * bias
 
     assert torch.autograd.gradcheck(loss, inputs)
 
@@ -222,11 +223,97 @@ def test_what_is_padding_or_unknown_has_no_say():
         torch.testing.assert_close(total(objective, z), total(objective, other))
 
 
+def attended_by_loops(z: Embeddings, b: int, text, temperature: float) -> float:
+    frames = [x for x, there in zip(z.frames_BTD[b], z.frame_mask_BT[b], strict=True) if there]
+    cosines = [float(x @ text) for x in frames]
+    weights = [math.exp(c / temperature) for c in cosines]
+    return sum(w * c for w, c in zip(weights, cosines, strict=True)) / sum(weights)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 64])
+def test_attended_scores_equal_the_loops(chunk):
+    target = torch.eye(5, dtype=torch.float64)[[0, 1, 1]]
+    z = batch(
+        soft_target_BU=target,
+        text_negative_ED=unit(3, 6, seed=7),
+        text_private_BKD=unit(3, 2, 6, seed=8),
+        private_BK=torch.tensor([[True, False], [True, True], [False, False]]),
+        include_BU=torch.arange(15).reshape(3, 5) % 4 != 2,
+    )
+    score = [[6.0 * attended_by_loops(z, b, t, 0.2) for t in z.text_UD] for b in range(3)]
+    to_text = to_audio = 0.0
+    for b, u in ((0, 0), (1, 1), (2, 1)):
+        row = sum(math.exp(score[b][v]) for v in range(5) if z.include_BU[b, v] or target[b, v])
+        row += sum(math.exp(6.0 * attended_by_loops(z, b, t, 0.2)) for t in z.text_negative_ED)
+        own = zip(z.text_private_BKD[b], z.private_BK[b], strict=True)
+        row += sum(math.exp(6.0 * attended_by_loops(z, b, t, 0.2)) for t, there in own if there)
+        column = sum(math.exp(score[c][u]) for c in range(3) if z.include_BU[c, u] or target[c, u])
+        to_text -= math.log(math.exp(score[b][u]) / row) / 3
+        to_audio -= math.log(math.exp(score[b][u]) / column) / 3
+    parts = AttendedNCE(temperature=0.2, balance=0.25, chunk_texts=chunk)(z)
+    assert parts["audio_to_text"].item() == pytest.approx(0.75 * to_text, rel=1e-12)
+    assert parts["text_to_audio"].item() == pytest.approx(0.25 * to_audio, rel=1e-12)
+
+
+def square(frames: int, **more) -> Embeddings:
+    return batch(4, 4, frames, **{"frame_mask_BT": None, "soft_target_BU": None, "events_BUT": None, **more})
+
+
+def by_scores(score_BU: torch.Tensor) -> torch.Tensor:
+    """InfoNCE of given cosines: the texts are axes, the clips rows of coordinates."""
+    axes = torch.eye(score_BU.shape[1], dtype=score_BU.dtype)
+    return total(InfoNCE(), Embeddings(score_BU, axes, torch.tensor(6.0, dtype=torch.float64)))
+
+
+def test_one_frame_is_infonce_on_the_frames():
+    z = square(1)
+    plain = dataclasses.replace(z, audio_BD=z.frames_BTD[:, 0])
+    torch.testing.assert_close(total(AttendedNCE(), z), total(InfoNCE(), plain))
+
+
+def test_cold_attention_takes_the_best_frame_and_hot_attention_the_mean():
+    z = square(5)
+    cosine_BUT = torch.einsum("btd,ud->but", z.frames_BTD, z.text_UD)
+    torch.testing.assert_close(total(AttendedNCE(temperature=1e-5), z), by_scores(cosine_BUT.amax(2)))
+    torch.testing.assert_close(total(AttendedNCE(temperature=1e9), z), by_scores(cosine_BUT.mean(2)))
+
+
+def test_the_order_of_the_frames_and_what_is_padding_do_not_matter():
+    z = square(4)
+    turned = dataclasses.replace(z, frames_BTD=z.frames_BTD.roll(1, 1))
+    torch.testing.assert_close(total(AttendedNCE(), z), total(AttendedNCE(), turned))
+    longer = torch.cat([z.frames_BTD, unit(4, 2, 6, seed=9)], dim=1)
+    padded = dataclasses.replace(z, frames_BTD=longer, frame_mask_BT=(torch.arange(6) < 4).expand(4, -1))
+    torch.testing.assert_close(total(AttendedNCE(), z), total(AttendedNCE(), padded))
+
+
+def test_attended_has_the_gradient_of_its_formula():
+    z = batch(2, 3, 3, text_private_BKD=unit(2, 2, 6, seed=8))
+    names = ("frames_BTD", "text_UD", "scale", "text_private_BKD")
+    inputs = [getattr(z, name).requires_grad_() for name in names]
+
+    def loss(*given):
+        return total(AttendedNCE(chunk_texts=2), dataclasses.replace(z, **dict(zip(names, given, strict=True))))
+
+    assert torch.autograd.gradcheck(loss, inputs)
+
+
+def test_a_clip_without_frames_has_nothing_to_attend_to():
+    mask = torch.ones(4, 3, dtype=torch.bool)
+    mask[2] = False
+    with pytest.raises(ClapkitError, match="clip 2 of the batch has no frame"):
+        AttendedNCE()(square(3, frame_mask_BT=mask))
+
+
 @pytest.mark.parametrize(
     ("made", "told"),
     [
         (lambda: FrameSigmoid(offset="prior"), "offset='prior': did you mean 'text_prior'"),
-        (lambda: FrameSigmoid(chunk=0), "chunk is a number of texts, at least 1, not 0"),
+        (lambda: FrameSigmoid(chunk_texts=0), "chunk_texts is a number of texts, at least 1, not 0"),
+        (lambda: AttendedNCE(chunk_texts=-1), "chunk_texts is a number of texts, at least 1, not -1"),
+        (lambda: AttendedNCE(temperature=0.0), "temperature is a finite number above 0, not 0.0"),
+        (lambda: AttendedNCE(temperature=float("inf")), "not inf"),
+        (lambda: AttendedNCE(balance=2.0), "balance is a share .* not 2.0"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(made, told):
@@ -241,6 +328,7 @@ def test_settings_that_mean_nothing_are_refused(made, told):
         (FrameSigmoid(), "events_BUT"),
         (FrameSigmoid(), "text_prior_U"),
         (FrameSigmoid(offset="bias"), "bias"),
+        (AttendedNCE(), "frames_BTD"),
         (PriorBCE(), "events_BUT"),
         (PriorBCE(), "text_prior_U"),
     ],
