@@ -11,11 +11,15 @@ from torch.nn import functional
 
 from clapkit.objectives.base import NEEDS, Embeddings, Objective
 from clapkit.objectives.combine import Matryoshka, weighted
+from clapkit.objectives.composition import ModularContrast
 from clapkit.objectives.contrast import CWCL, InfoNCE, KappaNCE, TransformNCE
 from clapkit.objectives.distill import AffinityDistillation, CosineDistillation, CrossPrediction
+from clapkit.objectives.frames import AttendedNCE, FrameSigmoid, PriorBCE
 from clapkit.objectives.hardness import DCLR, HNNCE, DebiasedNCE
+from clapkit.objectives.label import ClassTargets, RankNContrast, SupCon
 from clapkit.objectives.margin import HardNegativeSoftplus, MaxMargin
 from clapkit.objectives.masked import MaskedLatent, MaskedReconstruction
+from clapkit.objectives.order import TemporalNCE
 from clapkit.objectives.redundancy import BarlowTwins, VICReg
 from clapkit.objectives.siamese import Siamese
 from clapkit.objectives.sigmoid import PairwiseSigmoid
@@ -58,9 +62,22 @@ OBJECTIVES = [
     CosineDistillation(side="text"),
     AffinityDistillation(balance=0.3),
     CrossPrediction(balance=0.3),
+    SupCon(),
+    SupCon(other_views=True, temperature=0.1),
+    ClassTargets(),
+    ClassTargets(PairwiseSigmoid(), by="tag"),
+    RankNContrast(),
+    RankNContrast(between="audio", distance="l1"),
+    ModularContrast(balance=0.3),
+    TemporalNCE(weights=(1.0, 0.0, 0.5)),
+    TemporalNCE(weights=(0.0, 2.0, 1.0), both_sides=False),
+    FrameSigmoid(chunk_texts=2),
+    FrameSigmoid(offset="bias"),
+    PriorBCE(),
+    AttendedNCE(chunk_texts=2),
 ]
 # What an objective reads as a constant though a gradient could flow: class name -> words of its `needs`.
-HELD_STILL: dict[str, set[str]] = {}
+HELD_STILL: dict[str, set[str]] = {"FrameSigmoid": {"text_prior"}}
 
 every_objective = pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
 
