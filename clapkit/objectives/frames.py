@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 import torch
@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from clapkit.errors import ClapkitError, SpecError, nearest_name
 from clapkit.objectives.base import Embeddings, Reduces
-from clapkit.objectives.contrast import both_ways, check_share, scores, softmax_cost, wide
+from clapkit.objectives.contrast import Scores, both_ways, check_share, softmax_cost, wide
 
 Offset = Literal["text_prior", "bias"]
 
@@ -129,15 +129,18 @@ class AttendedNCE:
             raise ClapkitError(
                 f"clip {empty} of the batch has no frame that frame_mask_BT leaves: nothing to attend to"
             )
-        plain = scores(z, private=False)
-        logits_BU = self._logits(z, z.text_UD, mask_BT)
         extra = []
         if z.text_negative_ED is not None and len(z.text_negative_ED):
             extra.append(self._logits(z, z.text_negative_ED, mask_BT))
         if z.text_private_BKD is not None and z.text_private_BKD.shape[1]:
             own_BK = z.scale * _attended(wide(z["frames_BTD"]), wide(z.text_private_BKD), mask_BT, self.temperature)
             extra.append(own_BK if z.private_BK is None else own_BK.masked_fill(~z.private_BK.bool(), -torch.inf))
-        here = replace(plain, logits_BU=logits_BU, to_text_BE=torch.cat(extra, dim=1) if extra else None)
+        here = Scores(
+            logits_BU=self._logits(z, z.text_UD, mask_BT),
+            target_BU=wide(z.target_BU()),
+            counted_BU=None if z.include_BU is None else z.include_BU.bool(),
+            to_text_BE=torch.cat(extra, dim=1) if extra else None,
+        )
         there = here.turned()
         return both_ways(
             softmax_cost(here.logits_BU, here.target_BU, counted_RC=here.counted_BU, extra_RE=here.to_text_BE),
