@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from clapkit.errors import SpecError, nearest_name
 from clapkit.objectives.base import Embeddings, Reduces
-from clapkit.objectives.contrast import InfoNCE
+from clapkit.objectives.contrast import InfoNCE, check_share, wide
 from clapkit.objectives.siamese import comparable
 
 Side = Literal["audio", "text"]
@@ -48,7 +48,7 @@ class CosineDistillation:
             student_BD, teacher_BD = comparable(z, "audio_BD", "audio_teacher_BD")
             return {"cosine_audio": -(student_BD * teacher_BD.detach()).sum(1).mean()}
         student_UD, teacher_UD = comparable(z, "text_UD", "text_teacher_UD")
-        share_U = z.target_BU().mean(0)
+        share_U = wide(z.target_BU()).mean(0)
         return {"cosine_text": -(share_U * (student_UD * teacher_UD.detach()).sum(1)).sum()}
 
 
@@ -76,7 +76,7 @@ class AffinityDistillation:
     reduces: ClassVar[Reduces] = "rows"
 
     def __post_init__(self) -> None:
-        _check_balance(self.balance)
+        check_share("balance", self.balance)
 
     def __call__(self, z: Embeddings) -> dict[str, torch.Tensor]:
         audio_BD, text_UD = comparable(z, "audio_BD", "text_UD")
@@ -114,7 +114,7 @@ class CrossPrediction:
     reduces: ClassVar[Reduces] = "rows"
 
     def __post_init__(self) -> None:
-        _check_balance(self.balance)
+        check_share("balance", self.balance)
 
     def __call__(self, z: Embeddings) -> dict[str, torch.Tensor]:
         audio_BD, text_prediction_UD = comparable(z, "audio_BD", "text_prediction_UD")
@@ -129,8 +129,3 @@ class CrossPrediction:
             for place, terms in (("by_audio", beside_audio), ("by_text", beside_text))
             for name, part in contrast(terms).items()
         }
-
-
-def _check_balance(balance: float) -> None:
-    if not 0.0 <= balance <= 1.0:
-        raise SpecError(f"balance is a share between 0 and 1, not {balance}")

@@ -10,11 +10,12 @@ from torch.nn import functional
 
 from clapkit.errors import ClapkitError
 from clapkit.objectives.base import Embeddings, Reduces
+from clapkit.objectives.contrast import wide
 
 
 def _patches(z: Embeddings) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(made [B, N, P], true [B, N, P] without gradient, counts [B, N]); patches that do not count are zeroed."""
-    made_BNP, true_BNP = z["rebuilt_BNP"], z["hidden_BNP"].detach()
+    made_BNP, true_BNP = wide(z["rebuilt_BNP"]), wide(z["hidden_BNP"].detach())
     if made_BNP.ndim != 3 or made_BNP.shape != true_BNP.shape:
         found = tuple(made_BNP.shape), tuple(true_BNP.shape)
         raise ClapkitError(f"rebuilt_BNP has shape {found[0]}, hidden_BNP {found[1]}: expected equal ones, [B, N, P]")

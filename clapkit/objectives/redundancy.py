@@ -14,6 +14,7 @@ import torch
 
 from clapkit.errors import SpecError, nearest_name
 from clapkit.objectives.base import Embeddings, Reduces
+from clapkit.objectives.contrast import wide
 from clapkit.objectives.siamese import comparable
 
 Against = Literal["audio_other", "text"]
@@ -39,7 +40,7 @@ def _two_views(z: Embeddings, against: Against) -> tuple[torch.Tensor, torch.Ten
         audio_BD, other_BD = comparable(z, "audio_BD", "audio_other_BD")
     else:
         audio_BD, text_UD = comparable(z, "audio_BD", "text_UD")
-        other_BD = z.target_BU() @ text_UD
+        other_BD = wide(z.target_BU()) @ text_UD
     spread = audio_BD.shape[1] ** 0.5
     return audio_BD * spread, other_BD * spread
 

@@ -7,12 +7,13 @@ from typing import ClassVar
 
 import torch
 
-from clapkit.errors import ClapkitError, SpecError
+from clapkit.errors import ClapkitError
 from clapkit.objectives.base import Embeddings, Reduces
+from clapkit.objectives.contrast import check_share, wide
 
 
 def comparable(z: Embeddings, one: str, other: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """The fields `one` and `other` (names of vectors of clips, _BD, or texts, _UD), fit to be compared with each other.
+    """The fields `one` and `other`, vectors of clips (_BD) or texts (_UD), fit to be compared; in float32 at least.
 
     ClapkitError where one of them is missing, has not a row for each clip (text) of the batch, or where their widths
     differ.
@@ -26,7 +27,7 @@ def comparable(z: Embeddings, one: str, other: str) -> tuple[torch.Tensor, torch
         raise ClapkitError(
             f"{one} has width {widths[0]} and {other} {widths[1]}: give the model a head that makes them equal"
         )
-    return z[one], z[other]
+    return wide(z[one]), wide(z[other])
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,10 @@ class Siamese:
     reduces: ClassVar[Reduces] = "samples"
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.inter <= 1.0:
-            raise SpecError(f"inter is a share between 0 and 1, not {self.inter}")
+        check_share("inter", self.inter)
 
     def __call__(self, z: Embeddings) -> dict[str, torch.Tensor]:
-        share_BU = z.target_BU() / len(z.audio_BD)
+        share_BU = wide(z.target_BU()) / len(z.audio_BD)
         heard_BD, text_teacher_UD = comparable(z, "audio_prediction_BD", "text_teacher_UD")
         read_UD, audio_teacher_BD = comparable(z, "text_prediction_UD", "audio_teacher_BD")
         text_teacher_UD, audio_teacher_BD = text_teacher_UD.detach(), audio_teacher_BD.detach()

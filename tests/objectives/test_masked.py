@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -167,3 +167,19 @@ def test_missing_fields_and_wrong_shapes_are_told(objective):
         objective(batch(rebuilt_BNP=torch.zeros(3, 4, 5)))
     with pytest.raises(ClapkitError, match=r"hidden_BN has shape \(3, 5\), expected \(3, 4\)"):
         objective(batch(hidden_BN=torch.ones(3, 5)))
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
+def test_narrow_numbers_are_computed_in_float32(objective):
+    """bfloat16 knows 2 to 3 digits: what is given has them, sums over clips and numbers must not lose more."""
+    z = batch()
+    narrow, same = ({}, {})
+    for f in fields(z):
+        value = getattr(z, f.name)
+        if value is not None and value.is_floating_point():
+            narrow[f.name] = value.bfloat16()
+            same[f.name] = value.bfloat16().float()
+    found, expected = objective(replace(z, **narrow)), objective(replace(z, **same))
+    for name, part in found.items():
+        assert part.dtype == torch.float32
+        torch.testing.assert_close(part, expected[name])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -141,3 +141,19 @@ def test_shapes_that_do_not_fit_are_told_with_their_numbers():
 def test_a_share_outside_its_range_is_refused(inter):
     with pytest.raises(SpecError, match=f"inter is a share between 0 and 1, not {inter}"):
         Siamese(inter=inter)
+
+
+@pytest.mark.parametrize("objective", [Siamese()], ids=repr)
+def test_narrow_numbers_are_computed_in_float32(objective):
+    """bfloat16 knows 2 to 3 digits: what is given has them, sums over clips and numbers must not lose more."""
+    z = batch()
+    narrow, same = ({}, {})
+    for f in fields(z):
+        value = getattr(z, f.name)
+        if value is not None and value.is_floating_point():
+            narrow[f.name] = value.bfloat16()
+            same[f.name] = value.bfloat16().float()
+    found, expected = objective(replace(z, **narrow)), objective(replace(z, **same))
+    for name, part in found.items():
+        assert part.dtype == torch.float32
+        torch.testing.assert_close(part, expected[name])
