@@ -24,11 +24,11 @@ def log_importance(negatives_RN: torch.Tensor, beta: float) -> torch.Tensor:
     0 for whatever is no negative (-inf in `negatives_RN`).
     """
     is_negative_RN = negatives_RN > -torch.inf
-    count_R = is_negative_RN.sum(1, keepdim=True)
+    count_R1 = is_negative_RN.sum(1, keepdim=True).to(negatives_RN.dtype)
     # Nothing here may meet -inf: 0 * inf has no value, and a row of -inf alone has no gradient.
     finite_RN = beta * negatives_RN.masked_fill(~is_negative_RN, 0)
-    shared_RN = finite_RN.masked_fill(~is_negative_RN & (count_R > 0), -torch.inf)
-    log_RN = count_R.clamp_min(1).log() + finite_RN - torch.logsumexp(shared_RN, dim=1, keepdim=True)
+    shared_RN = finite_RN.masked_fill(~is_negative_RN & (count_R1 > 0), -torch.inf)
+    log_RN = count_R1.clamp_min(1).log() + finite_RN - torch.logsumexp(shared_RN, dim=1, keepdim=True)
     return torch.where(is_negative_RN, log_RN, torch.zeros_like(log_RN))
 
 
@@ -76,7 +76,7 @@ class HNNCE:
         log_weight_RN = log_importance(negatives_RN.detach() if self.detach else negatives_RN, self.beta)
         columns = given.logits_BU.shape[1]
         alone_R1 = (negatives_RN == -torch.inf).all(1, keepdim=True)
-        log_alpha_R1 = torch.where(alone_R1, 1.0, self.alpha).to(negatives_RN.dtype).log()
+        log_alpha_R1 = torch.full_like(alone_R1, self.alpha, dtype=negatives_RN.dtype).log().masked_fill(alone_R1, 0)
         log_weight_RC = torch.where(given.target_BU > 0, log_alpha_R1, log_weight_RN[:, :columns])
         extra = None if given.to_text_BE is None else given.to_text_BE + log_weight_RN[:, columns:]
         return softmax_cost(
@@ -134,7 +134,7 @@ class DebiasedNCE:
         """log G [R]; computed relative to the greatest logit of the row, so that nothing overflows."""
         negatives_RN = given.negatives_BN()
         weighed_RN = negatives_RN + log_importance(negatives_RN.detach(), self.beta)
-        count_R = (negatives_RN > -torch.inf).sum(1)
+        count_R = (negatives_RN > -torch.inf).sum(1).to(negatives_RN.dtype)
         peak_R = torch.maximum(given.logits_BU.amax(1), weighed_RN.amax(1)).detach()
         sum_R = (weighed_RN - peak_R[:, None]).exp().sum(1)
         mass_R = given.target_BU.sum(1).clamp_min(torch.finfo(sum_R.dtype).tiny)
