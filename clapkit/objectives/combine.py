@@ -17,6 +17,11 @@ from clapkit.objectives.base import Embeddings, Objective, Reduces
 _STRICTER: tuple[Reduces, ...] = ("samples", "pairs", "rows")
 
 
+def _is_objective(value: Any) -> bool:
+    # A class has the members of its instances: naming one without calling it is an easy slip.
+    return isinstance(value, Objective) and not isinstance(value, type)
+
+
 def _check_weight(what: str, weight: Any) -> None:
     if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0.0 <= weight < math.inf:
         raise SpecError(f"{what}: the weight is a finite number >= 0, not {weight!r}")
@@ -42,7 +47,7 @@ class Weighted:
         if not self.parts:
             raise SpecError("Weighted has no parts: it takes at least one (objective, weight)")
         for part in self.parts:
-            if not isinstance(part, tuple) or len(part) != 2 or not isinstance(part[0], Objective):
+            if not isinstance(part, tuple) or len(part) != 2 or not _is_objective(part[0]):
                 raise SpecError(f"a part of Weighted is (objective, weight), not {part!r}")
             _check_weight(repr(part[0]), part[1])
 
@@ -97,7 +102,7 @@ class Matryoshka:
     def __post_init__(self) -> None:
         for name in ("widths", "weights"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        if not isinstance(self.objective, Objective):
+        if not _is_objective(self.objective):
             raise SpecError(f"Matryoshka needs an objective, not {self.objective!r}")
         whole = all(isinstance(width, int) and width >= 1 for width in self.widths)
         if not whole or not self.widths or len(set(self.widths)) < len(self.widths):
