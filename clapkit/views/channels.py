@@ -66,14 +66,13 @@ class Room:
         response = impulse_response(
             params["rt60_s"], direct_db=params["direct_db"], seed=params["seed"], rate_hz=rate_of(clip)
         )
-        size = len(dry) + len(response) - 1
+        size = transform_length(len(dry) + len(response) - 1)
         wet = np.fft.irfft(np.fft.rfft(dry, size) * np.fft.rfft(response, size), size)[: len(dry)]
         return clip.with_(audio=(wet * (rms(dry) / max(rms(wet), 1e-12))).astype(np.float32))
 
 
 def impulse_response(rt60_s: float, *, direct_db: float, seed: int, rate_hz: int) -> np.ndarray:
-    """[N] of a room: 1 at sample 0, then noise of `seed` whose energy lies `direct_db` below it and falls by 60 dB in
-    `rt60_s`."""
+    """[N] of a room: 1 at sample 0, then decaying noise of `seed`, in all `direct_db` below it in energy."""
     count = max(2, seconds_to_samples(min(1.2 * rt60_s, _LONGEST_S), rate_hz))
     time_s = np.arange(count) / rate_hz
     tail = np.random.default_rng(seed).standard_normal(count) * np.exp(-_DECAY_60_DB * time_s / rt60_s)
@@ -81,6 +80,20 @@ def impulse_response(rt60_s: float, *, direct_db: float, seed: int, rate_hz: int
     tail *= 10.0 ** (-direct_db / 20.0) / np.sqrt(np.sum(tail**2))
     tail[0] = 1.0
     return tail
+
+
+def transform_length(count: int) -> int:
+    """The smallest product of 2s, 3s and 5s from `count` on: a Fourier transform of a prime length takes 20 times as
+    long."""
+    best = 1 << (count - 1).bit_length()
+    fives = 1
+    while fives < best:
+        odd = fives
+        while odd < best:
+            best = min(best, odd << (-(-count // odd) - 1).bit_length())
+            odd *= 3
+        fives *= 5
+    return best
 
 
 @dataclass(frozen=True)
@@ -165,7 +178,7 @@ class Band:
         if not params or not len(samples):
             return clip
         # Silence behind the clip keeps its end from ringing into its beginning.
-        size = len(samples) + seconds_to_samples(0.05, rate_of(clip))
+        size = transform_length(len(samples) + seconds_to_samples(0.05, rate_of(clip)))
         frequency_hz = np.fft.rfftfreq(size, 1.0 / rate_of(clip))
         gain = np.ones_like(frequency_hz)
         if "below_hz" in params and params["below_hz"] < rate_of(clip) / 2:
@@ -182,7 +195,7 @@ class EightBits:
     """The clip through eight bits a sample, as cheap codecs leave it: evenly spaced steps, or the mu-law of telephony.
 
     linear    256 steps of 1/128
-    mu        companded with mu = 255, 256 even steps there, expanded again: fine steps where the sound is soft
+    mu        companded with mu = 255, 127 even steps on either side of zero there, expanded again: fine where soft
 
     Samples beyond full scale are clipped. Makes false: a clean or noiseless recording, silence between events.
     """

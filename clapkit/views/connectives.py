@@ -46,9 +46,15 @@ def connect(template: str, first: str, second: str) -> str:
     """Two captions in one sentence; `first` goes to {A}. Written large, and with a full stop, if one of them was."""
     large = any(text[:1].isupper() and _lowered(text) != text for text in (first, second))
     stop = any(text.rstrip().endswith(".") for text in (first, second))
-    words = {"{A}": _lowered(bare(first)), "{B}": _lowered(bare(second))}
+    words = {"{A}": _inside(first), "{B}": _inside(second)}
     made = re.sub(r"\{A\}|\{B\}", lambda place: words[place.group()], template)
     return (made[:1].upper() + made[1:] if large else made) + ("." if stop else "")
+
+
+def _inside(text: str) -> str:
+    """A caption as a part of another sentence; one written all in capitals would stand out in it."""
+    text = bare(text)
+    return text.lower() if text.isupper() and " " in text else _lowered(text)
 
 
 def bare(text: str) -> str:
@@ -67,8 +73,8 @@ def swap_order(text: str) -> str | None:
     """The sentence with its events in the opposite order, or None where it tells no order that a rule can turn round.
 
     "A, then B, then C" becomes "C, then B, then A"; "A before B" becomes "A after B", wherever the word stands. Swapped
-    twice it is the sentence again. None: no such word, words of both kinds, several of the second kind ("A before B
-    after C" may stay true), or events of one name.
+    twice it is the sentence again, but for a capital that a name such as "TV" hid. None: no such word, words of both
+    kinds, several of the second kind ("A before B after C" may stay true), or events of one name.
     """
     body = bare(text)
     ending = text[len(body) :]
@@ -87,7 +93,7 @@ def _reversed(body: str, separators: list[str], ending: str) -> str | None:
     parts = _THEN.split(body[len(head) :])
     if len(parts) != len(separators) + 1:  # "first" and "then" side by side
         return None
-    large = not head and parts[0][:1].isupper()
+    large = not head and _lowered(parts[0]) != parts[0]
     # After a full stop a part is written large, in either order.
     parts = [_lowered(part) for part in parts]
     turned = parts[::-1]

@@ -25,19 +25,16 @@ OPERATORS: tuple[Operator, ...] = get_args(Operator)
 
 # Words of a row stand for each other wherever they are found.
 SYNONYMS: tuple[tuple[str, ...], ...] = (
-    ("audio recording", "sound recording"),
     ("high-pitched", "shrill"),
     ("quietly", "softly", "faintly"),
     ("loudly", "noisily"),
-    ("fast", "rapid"),
     ("quickly", "rapidly", "at a fast pace"),
     ("slowly", "at a slow pace"),
-    ("nearby", "close by"),
     ("far away", "far off", "at a great distance"),
     ("someone", "somebody", "a person"),
     ("talks", "speaks"),
     ("talking", "speaking"),
-    ("automobile", "car"),
+    ("car", "automobile"),
     ("repeatedly", "again and again", "over and over"),
     ("continuously", "without a break"),
     ("continuous", "unbroken"),
@@ -158,7 +155,15 @@ def synonym(rng: np.random.Generator, text: str, rows: Sequence[Sequence[str]]) 
         return text
     match, others = found[int(rng.integers(len(found)))]
     other = others[int(rng.integers(len(others)))]
-    return text[: match.start()] + _cased(other, match.group()) + text[match.end() :]
+    return _with_article(text[: match.start()], other) + _cased(other, match.group()) + text[match.end() :]
+
+
+def _with_article(before: str, word: str) -> str:
+    """What stands before a word, "a" or "an" as the word asks for it."""
+    article = re.search(r"\b(a)n?(\s+)$", before, re.IGNORECASE)
+    if article is None:
+        return before
+    return before[: article.start()] + article[1] + ("n" if word[0].lower() in "aeiou" else "") + article[2]
 
 
 def reframed(rng: np.random.Generator, text: str) -> str:

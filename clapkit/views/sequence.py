@@ -90,7 +90,8 @@ class Concatenate:
         gap = seconds_to_samples(params["gap_s"], rate_hz)
         rooms = _rooms(first, second, seconds_to_samples(self.longest_s, rate_hz) - max(gap, 0))
         pieces = [excerpt(c, room) for c, room in zip((first, second), rooms, strict=True)]
-        wanted = level(samples_of(clip), rate_hz) * db_to_gain(params["difference_db"])
+        own = pieces[0] if params["clip_first"] else pieces[1]
+        wanted = level(own.samples, rate_hz) * db_to_gain(params["difference_db"])
         sounds = [
             p.samples if c is clip else at_level(p.samples, rate_hz, wanted)
             for c, p in zip((first, second), pieces, strict=True)

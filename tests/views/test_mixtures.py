@@ -75,6 +75,15 @@ def test_joined_prompts_speak_of_both_halves():
     assert with_caption.prompts == ("A dog barks and owl",) and with_caption.captions == ()
 
 
+def test_what_is_wrong_about_one_half_is_wrong_about_both():
+    owl = OWL.with_(wrong=("no owl",))
+    mixed = MixClips(text="joined").apply(DOG, {"partner": "o", "share": 0.6}, {"o": owl})
+    assert mixed.wrong == ("A dog barks and no owl",)
+    assert MixClips().apply(DOG.with_(wrong=("no dog",)), {"partner": "o", "share": 0.6}, {"o": owl}).wrong == (
+        "no dog",
+    )
+
+
 @pytest.mark.parametrize(
     ("first", "second", "joined"),
     [

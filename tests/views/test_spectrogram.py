@@ -7,7 +7,7 @@ import pytest
 
 from clapkit.data.clip import Clip
 from clapkit.errors import SpecError
-from clapkit.views.spectrogram import SpecAugment, Stretch
+from clapkit.views.spectrogram import PatchMask, SpecAugment, Stretch
 
 MEL_TF = np.random.default_rng(2).standard_normal((200, 40)).astype(np.float32)
 CLIP = Clip("c", np.zeros(1, np.float32))
@@ -68,3 +68,29 @@ def test_settings_that_make_no_sense_are_refused():
         SpecAugment(time_share=2.0)
     with pytest.raises(SpecError, match="p is a probability between 0 and 1, not 7"):
         Stretch(p=7)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_patches_cover_their_share_whole_or_not_at_all(share):
+    view = PatchMask(share=share, frames=20, bins=8)
+    changed = view.apply(MEL_TF, {"seed": 4}, {}) != MEL_TF
+    patches = changed.reshape(10, 20, 5, 8).transpose(0, 2, 1, 3).reshape(50, 160)
+    assert all(p.all() or not p.any() for p in patches)
+    assert patches.all(axis=1).sum() == round(share * 50)
+    np.testing.assert_array_equal(view.apply(MEL_TF, {"seed": 4}, {})[changed], np.full(changed.sum(), MEL_TF.mean()))
+
+
+def test_patches_are_cut_at_the_edges_and_vary_with_the_seed():
+    view = PatchMask(share=0.5, frames=150, bins=30)
+    covered = [view.apply(MEL_TF, {"seed": seed}, {}) != MEL_TF for seed in range(40)]
+    assert len({c.tobytes() for c in covered}) == 6, "2 of 4 patches"
+    assert all(c[:150, :30].all() or not c[:150, :30].any() for c in covered)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [({"share": 1.1}, "share is a share between 0 and 1, not 1.1"), ({"bins": 0}, "bins is the size of a patch")],
+)
+def test_patches_that_make_no_sense_are_refused(wrong, message):
+    with pytest.raises(SpecError, match=message):
+        PatchMask(**wrong)
