@@ -161,7 +161,9 @@ def _sequence(template: str, at: int, closing: str, slots: Sequence[str]) -> tup
         mark = template[at]
         if closing and (mark == closing or (mark == "|" and closing == ")")):
             break
-        if mark == "\\" and at + 1 < len(template):
+        if mark == "\\":
+            if at + 1 == len(template):
+                raise _wrong(template, at, "'\\' stands before nothing; write \\\\ for the character")
             text, at = text + template[at + 1], at + 2
         elif mark in "{[(":
             part, at = _group(template, at, slots)
