@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
@@ -39,6 +38,8 @@ def load(
     variant: str | None = None,
     text: str | os.PathLike | None = None,
     trust: Sequence[str] = (),
+    compile: bool = False,
+    calibration: Sequence[Any] | None = None,
 ) -> Clap:
     """Load a model for use: one of ours, or any public checkpoint, recognised by its tensors.
 
@@ -46,13 +47,16 @@ def load(
                    "hf://owner/name" on the Hugging Face hub, or a short name (docs/checkpoints.md), or a folder that
                    `clapkit export` wrote, for which no torch is needed (docs/export.md)
     device         "auto" (an accelerator where there is one), "cpu", "cuda", ...
-    precision      "fp32" or "bf16" (not with "onnx"): what the audio tower computes in
+    precision      "fp32", "bf16" (not with "onnx") or "int8": what the audio tower computes in (docs/speed.md)
     threads        processor threads; with torch for the whole process; None leaves them as they are
     provider       the runtime: "torch", "onnx" (onnxruntime) or "openvino". None: torch; for an exported folder
                    whichever is installed. Other models are exported once into the cache for the latter two.
     variant        settings that a checkpoint lacks, such as the name of the folder that it was published in
     text           for a checkpoint without a language side: the checkpoint or text encoder folder that it belongs to
     trust          packages besides clapkit whose parts the configuration may name: loading runs their code
+    compile        compile the audio tower by torch.compile: a minute at the first batch, worth it on accelerators only
+    calibration    sounds that "int8" takes its ranges from, like those it will hear; None: 64 clips of the built-in
+                   sound world, heard once and remembered
     """
     from clapkit.opening import open_model
 
@@ -66,6 +70,8 @@ def load(
             variant=variant,
             text=text,
             trust=trust,
+            compile=compile,
+            calibration=calibration,
         )
     )
 
@@ -318,6 +324,7 @@ def train(
     from clapkit.opening import need_torch
 
     need_torch("Training")
+    from clapkit.cookbook import find_recipe
     from clapkit.data.clip import Clip
     from clapkit.data.manifest import read_all
     from clapkit.recipe import Recipe
@@ -344,31 +351,6 @@ def train(
     result = run(recipe, clips, out=os.fspath(out), start=given, resume=resume, device=device, progress=progress)
     assert result is not None, "only stop_at_step ends a run early"
     return result
-
-
-def find_recipe(name: str) -> Recipe:
-    """The recipe `name`: a file of clapkit/recipes/*/ by its file name, or `module:attribute` of any package."""
-    from importlib import import_module
-
-    from clapkit.errors import RecipeError, nearest_name
-
-    module, _, attribute = name.partition(":")
-    if not attribute:
-        places = recipe_files()
-        if name not in places:
-            raise RecipeError(f"there is no recipe '{name}'; {nearest_name(name, list(places))}")
-        module, attribute = places[name], "recipe"
-    try:
-        return getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise RecipeError(f"cannot read the recipe '{name}': {error}") from error
-
-
-def recipe_files() -> dict[str, str]:
-    """Recipe name -> module, from the files of clapkit/recipes/; nothing is imported."""
-    root = Path(__file__).parent / "recipes"
-    found = sorted(p for p in root.glob("*/*.py") if p.stem != "__init__")
-    return {p.stem: f"clapkit.recipes.{p.parent.name}.{p.stem}" for p in found}
 
 
 def _as_list(sources: Any) -> list[Any]:

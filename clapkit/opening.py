@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from clapkit.errors import ClapkitError, MissingExtraError, ModelError
 from clapkit.runtime.ready import NO_LANGUAGE, PRECISIONS, Ready, check_precision
 
 if TYPE_CHECKING:
     from clapkit.native import Loaded
+    from clapkit.runtime.quantised import Ranges
+
+# What int8 is calibrated on, if nothing else is given. Another choice is another version: its vectors differ.
+_CALIBRATION_VERSION, _CALIBRATION_SEED, _CALIBRATION_CLIPS = 1, 8, 64
 
 
 def open_model(
@@ -24,12 +30,18 @@ def open_model(
     variant: str | None = None,
     text: str | os.PathLike | None = None,
     trust: Sequence[str] = (),
+    compile: bool = False,
+    calibration: Sequence[Any] | None = None,
 ) -> Ready:
     """What `clapkit.load` says, without the `Clap` around it."""
     if provider is not None and provider not in PRECISIONS:
         raise ClapkitError(f"provider is {', '.join(map(repr, PRECISIONS))} or None, not {provider!r}")
     if threads is not None and threads < 1:
         raise ClapkitError(f"threads is a number of processor threads, at least 1, not {threads}")
+    if calibration is not None and precision != "int8":
+        raise ClapkitError(f"calibration is for precision 'int8', not {precision!r}")
+    if compile and (provider not in (None, "torch") or precision == "int8"):
+        raise ClapkitError("compile is for provider 'torch' in fp32 or bf16: leave it out, or the other settings")
     if provider in ("onnx", "openvino"):
         _only_processor(device, provider)
     from clapkit.runtime.graphs.exported import is_exported, open_exported
@@ -40,7 +52,7 @@ def open_model(
             raise ModelError(
                 f"'{path_or_name}' is an exported model, which torch cannot run: load the model that it was made from"
             )
-        given = {"variant": variant, "text": text, "trust": trust}
+        given = {"variant": variant, "text": text, "trust": trust, "compile": compile, "calibration": calibration}
         if any(given.values()):
             what = ", ".join(name for name, value in given.items() if value)
             raise ModelError(f"'{path_or_name}' is an exported model and whole: leave out {what}")
@@ -49,32 +61,52 @@ def open_model(
     need_torch("Loading a model")
     loaded = _read(path_or_name, variant=variant, text=text, trust=trust)
     if provider in ("onnx", "openvino"):
-        return open_exported(exported_once(loaded), provider=provider, precision=precision, threads=threads)
+        ranges = ranges_of(loaded, calibration) if precision == "int8" else None
+        return open_exported(
+            exported_once(loaded, ranges=ranges, label=label_of(ranges, calibration)),
+            provider=provider,
+            precision=precision,
+            threads=threads,
+        )
     if threads is not None:
         import torch
 
         torch.set_num_threads(threads)
-    return in_torch(loaded, device=device, precision=precision)
+    return in_torch(loaded, device=device, precision=precision, compile=compile, calibration=calibration)
 
 
-def in_torch(loaded: Loaded, *, device: str = "auto", precision: str = "fp32") -> Ready:
+def in_torch(
+    loaded: Loaded,
+    *,
+    device: str = "auto",
+    precision: str = "fp32",
+    compile: bool = False,
+    calibration: Sequence[Any] | None = None,
+) -> Ready:
     """A model on its device, ready in torch."""
     import torch
 
     from clapkit.native import tokenizer_of
     from clapkit.provenance import pipeline_id
+    from clapkit.runtime.quantised import can_quantise
     from clapkit.runtime.torch_program import TorchProgram
 
     check_precision("torch", precision)
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() and precision != "int8" else "cpu"
+    ranges = None
+    if precision == "int8":
+        _only_processor(device, "torch")
+        if not can_quantise():
+            raise ClapkitError("this torch has no linear layers in integers for this processor: take precision 'bf16'")
+        ranges = ranges_of(loaded, calibration)
     model = loaded.model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     missing = model.text_missing or NO_LANGUAGE
     return Ready(
-        program=TorchProgram(model, precision=precision),
+        program=TorchProgram(model, precision=precision, ranges=ranges, compile=compile),
         folder=loaded.folder,
         space_id=loaded.space_id,
-        pipeline_id=pipeline_id(loaded.space_id, precision=precision),
+        pipeline_id=pipeline_id(loaded.space_id, precision=label_of(ranges, calibration) if ranges else precision),
         provider="torch",
         precision=precision,
         report=loaded.report,
@@ -86,17 +118,69 @@ def in_torch(loaded: Loaded, *, device: str = "auto", precision: str = "fp32") -
     )
 
 
-def exported_once(loaded: Loaded) -> Path:
-    """The exported folder of a model in the cache; made there the first time, which takes a minute for large ones."""
+def ranges_of(loaded: Loaded, calibration: Sequence[Any] | None) -> Ranges:
+    """What the inputs of the tower's linear layers span while it hears `calibration`.
+
+    For None that is the built-in sound world, and the answer is kept in the cache. AudioErrors for sounds that cannot
+    be read, ClapkitError for a list without any.
+    """
+    from clapkit.files import cache_folder
+    from clapkit.runtime.quantised import read_ranges, write_ranges
+
+    if calibration is not None:
+        return _hear(loaded, list(calibration))
+    kept = cache_folder() / "int8" / f"v{_CALIBRATION_VERSION}" / f"{loaded.space_id}.json"
+    ranges = read_ranges(kept)
+    if ranges is None:
+        from clapkit.building.soundworld import World
+
+        world = World(seed=_CALIBRATION_SEED)
+        clips = [world.generate(index).audio for index in range(_CALIBRATION_CLIPS)]
+        ranges = _hear(loaded, [(audio, world.rate_hz) for audio in clips])
+        write_ranges(kept, ranges)
+    return ranges
+
+
+def _hear(loaded: Loaded, sources: Sequence[Any]) -> Ranges:
+    from clapkit.errors import AudioErrors, AudioFailure
+    from clapkit.runtime.engine import AudioEngine, Failed
+    from clapkit.runtime.quantised import observed
+    from clapkit.runtime.torch_program import TorchProgram
+
+    if not sources:
+        raise ClapkitError("calibration is an empty list: give some sounds, like those that the model will hear")
+    model = loaded.model.cpu()
+    with observed(model.audio, prefix="audio.") as ranges:
+        heard = list(AudioEngine(TorchProgram(model, quick=False)).embed(sources))
+    failures = [AudioFailure(r.index, r.error.source, r.error.reason) for r in heard if isinstance(r, Failed)]
+    if failures:
+        raise AudioErrors(failures)
+    return ranges
+
+
+def label_of(ranges: Ranges | None, calibration: Sequence[Any] | None) -> str:
+    """The name of int8 in a pipeline_id: with ranges of one's own, vectors are others."""
+    if ranges is None or calibration is None:
+        return "int8"
+    told = json.dumps({name: [f"{end:.4g}" for end in span] for name, span in sorted(ranges.items())})
+    return f"int8-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
+
+
+def exported_once(loaded: Loaded, *, ranges: Ranges | None = None, label: str = "") -> Path:
+    """The exported folder of a model in the cache; made there the first time, which takes a minute for large ones.
+
+    ranges, label   of the linear layers in integers, for a folder with an int8 graph
+    """
     from clapkit.files import cache_folder
     from clapkit.runtime.graphs.exported import VERSION, is_exported
 
-    folder = cache_folder() / "onnx" / f"v{VERSION}" / loaded.space_id
+    name = loaded.space_id if ranges is None else f"{loaded.space_id}-{label}"
+    folder = cache_folder() / "onnx" / f"v{VERSION}" / name
     if not is_exported(folder):
         from clapkit.runtime.export import export
 
         try:
-            export(loaded, folder)
+            export(loaded, folder, ranges=ranges, label=label)
         except (OSError, ClapkitError):
             # Two processes may have started at once: whoever comes second finds the folder of the first.
             if not is_exported(folder):

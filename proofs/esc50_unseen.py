@@ -30,7 +30,7 @@ import numpy as np
 from esc50_words import REMOVE, betrays
 
 import clapkit
-from clapkit.api import find_recipe
+from clapkit.cookbook import find_recipe
 from clapkit.data.clip import Clip
 from clapkit.data.manifest import read_all
 from clapkit.evaluation.metrics import bootstrap_interval

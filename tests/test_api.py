@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 import clapkit
-from clapkit.api import find_recipe, recipe_files
+from clapkit.cookbook import find_recipe, recipe_files
 from clapkit.errors import (
     AudioErrors,
     ClapkitError,

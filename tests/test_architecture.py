@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "clapkit"
 LAYERS = [
     ["recipes"],
     ["cli", "server"],
-    ["api", "library", "opening", "__init__"],
+    ["api", "library", "opening", "cookbook", "__init__"],
     ["checkpoints"],
     ["building", "captioning", "generation", "editing", "detection", "runtime"],
     ["training", "evaluation", "search"],
@@ -35,6 +35,7 @@ ALLOWED_SIDEWAYS = {
     ("recipe", "train_settings"),
     ("library", "api"),
     ("api", "opening"),
+    ("api", "cookbook"),
     ("native", "model"),
     ("native", "provenance"),
     ("spec", "errors"),
@@ -53,8 +54,9 @@ FREE_FOLDERS = {"cli", "recipes"}
 PUBLIC_METHODS = 10
 METHOD_EXCEPTIONS = {"Clap": 16}
 FORBIDDEN_STEMS = {"utils", "util", "helpers", "helper", "common", "misc"}
-TORCH_FREE = ["errors", "units", "spec", "files", "progress", "nearest", "api", "library", "opening", "search/exact"]
-TORCH_FREE += ["runtime/engine", "runtime/graphs/exported", "runtime/onnx_program", "runtime/graphs/openvino"]
+TORCH_FREE = ["errors", "units", "spec", "files", "progress", "nearest", "api", "library", "opening", "cookbook"]
+TORCH_FREE += ["search/exact"]
+TORCH_FREE += ["runtime/engine", "runtime/graphs/exported", "runtime/graphs/program", "runtime/graphs/openvino"]
 TORCH_FREE += ["audio/decode", "audio/resample", "audio/windows", "audio/pool", "data/clip", "data/manifest"]
 
 

@@ -26,6 +26,7 @@ from clapkit.errors import AudioError, ClapkitError, SpecError
 
 _AHEAD = 3  # requests in flight or waiting to be fetched, for each worker
 _START_LIMIT_S = 120.0
+_PIPE_BYTES = 1 << 20  # where the system can: a clip of 10 s goes through in two gulps, not in thirty
 _CLOSED = "the decoder pool is closed: open a new DecodePool"
 _LEAST_MEMORY_MIB = 1024  # the libraries alone take several hundred
 
@@ -247,6 +248,7 @@ def _start(deadline_s: float, memory_limit_mib: int | None) -> subprocess.Popen[
             stdout=subprocess.PIPE,
             stderr=last_words,
             env=os.environ | single | {"PYTHONPATH": os.pathsep.join(paths)},
+            pipesize=_PIPE_BYTES,
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )
         deadline = _Deadline(process, _START_LIMIT_S)

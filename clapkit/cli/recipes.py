@@ -34,7 +34,7 @@ def list_recipes() -> None:
 
 def show(name: _Name, scale: _Scale = None) -> None:
     """The resolved recipe as a tree: every part with its settings and the file and line that define it."""
-    from clapkit.api import find_recipe
+    from clapkit.cookbook import find_recipe
 
     recipe = find_recipe(name)
     if scale is not None:
@@ -50,7 +50,7 @@ def show(name: _Name, scale: _Scale = None) -> None:
 
 
 def _files() -> dict[str, Path]:
-    from clapkit.api import recipe_files
+    from clapkit.cookbook import recipe_files
 
     root = Path(__file__).resolve().parents[2]
     return {name: root.joinpath(*module.split(".")).with_suffix(".py") for name, module in recipe_files().items()}

@@ -141,11 +141,11 @@ class _Given:
 
 
 def _resolved(name: str, scale: str | None, sets: Sequence[str]) -> Recipe:
-    from clapkit import api
+    from clapkit import cookbook
 
     if ":" in name:
         sys.path.insert(0, os.getcwd())  # module:attribute may lie here, as with `python -m`
-    chosen = api.find_recipe(name)
+    chosen = cookbook.find_recipe(name)
     chosen = chosen if scale is None else chosen.at(scale)
     for key, value in read_sets(sets).items():
         chosen = chosen.with_set(key, value)

@@ -58,13 +58,21 @@ class MelNorm(nn.Module):
         self.norm = nn.BatchNorm1d(bins)
 
     def forward(self, mel_BTF: Tensor, mask_BT: Tensor | None) -> Tensor:
+        if not self.norm.training:
+            return self._by_fixed_statistics(mel_BTF, mask_BT)
         if mask_BT is None:
             return self.norm(mel_BTF.flatten(0, 1)).view_as(mel_BTF)
-        if self.training:
-            levelled = torch.zeros_like(mel_BTF)
-            levelled[mask_BT] = self.norm(mel_BTF[mask_BT])
-            return levelled
-        # Static shapes, for exported graphs; the statistics are fixed here, so padding cannot reach them.
+        levelled = torch.zeros_like(mel_BTF)
+        levelled[mask_BT] = self.norm(mel_BTF[mask_BT])
+        return levelled
+
+    def _by_fixed_statistics(self, mel_BTF: Tensor, mask_BT: Tensor | None) -> Tensor:
+        # Without a reshape and with static shapes, for exported graphs: OpenVINO loses its way at the reshape when
+        # layers behind it are in integers.
+        norm = self.norm
+        scale_F = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        shift_F = norm.bias - norm.running_mean * scale_F
+        if mask_BT is None:
+            return mel_BTF * scale_F + shift_F
         padded = ~mask_BT[..., None]
-        levelled = self.norm(mel_BTF.masked_fill(padded, 0.0).flatten(0, 1)).view_as(mel_BTF)
-        return levelled.masked_fill(padded, 0.0)
+        return (mel_BTF.masked_fill(padded, 0.0) * scale_F + shift_F).masked_fill(padded, 0.0)

@@ -23,6 +23,7 @@ from clapkit.audio.sources import describe
 from clapkit.audio.windows import plan_windows
 from clapkit.errors import AudioError
 from clapkit.runtime.cutting import Cut
+from clapkit.runtime.lanes import Lanes
 from clapkit.runtime.program import Program
 from clapkit.units import seconds_to_samples
 
@@ -31,7 +32,7 @@ _STRETCH_S = 120.0
 # tower should stay in its cache: HTSAT-tiny takes half as long again for a clip in batches of 32 as in those of 4.
 # An accelerator wants large batches, and a bound on its memory: some models take two minutes in one window.
 _BATCH = 32
-_BATCH_CPU_S = 48.0
+_BATCH_CPU_S = 24.0
 _BATCH_ACCELERATOR_S = 320.0
 # How the decoder begins its reasons: for a range with less than half of what was promised, and for one without sound.
 _TRUNCATED = "truncated"
@@ -126,6 +127,19 @@ class AudioEngine:
         heard: int | None = None,
         on_done: Callable[[int], None] | None = None,
     ) -> Iterator[Any]:
+        with Lanes(self._program, ways.encode) as lanes:
+            yield from self._through(lanes, sources, ways, workers=workers, heard=heard, on_done=on_done)
+
+    def _through(
+        self,
+        lanes: Lanes,
+        sources: Sequence[Any],
+        ways: _Ways,
+        *,
+        workers: int | None,
+        heard: int | None,
+        on_done: Callable[[int], None] | None,
+    ) -> Iterator[Any]:
         stretches = _stretches(sources, self._rate_hz, _worker_count(sources, workers), heard=heard)
         files: dict[int, Cut] = {}
         waiting: list[tuple[Cut, Any]] = []
@@ -141,8 +155,9 @@ class AudioEngine:
                 waiting.extend((file, window) for window in file.feed(sound.samples, is_last))
                 file.notes += tuple(sound.notes)
             while (count := self._ready(waiting)) > 0:
-                _encode(waiting[:count], ways.encode)
+                lanes.put(waiting[:count])
                 del waiting[:count]
+            lanes.settle()
             for done in [f for f in files.values() if f.complete]:
                 finished += 1
                 yield ways.result(files.pop(done.index))
@@ -150,8 +165,9 @@ class AudioEngine:
                 on_done(finished)
         while waiting:
             count = self._ready(waiting, last=True)
-            _encode(waiting[:count], ways.encode)
+            lanes.put_last(waiting[:count])
             del waiting[:count]
+        lanes.finish()
         for file in files.values():
             finished += 1
             yield ways.result(file)
@@ -201,12 +217,6 @@ class AudioEngine:
         return Frames(
             file.index, np.concatenate(vectors), np.concatenate(times), file.total / self._rate_hz, file.notes
         )
-
-
-def _encode(waiting: Sequence[tuple[Cut, Any]], encode: Callable[[Sequence[Any]], Iterable[np.ndarray]]) -> None:
-    vectors = encode([window for _, window in waiting])
-    for (file, _), vector in zip(waiting, vectors, strict=True):
-        file.vectors.append(vector)
 
 
 def _worker_count(sources: Sequence[Any], workers: int | None) -> int:

@@ -31,9 +31,11 @@ from clapkit.errors import ClapkitError, MissingExtraError, ModelError
 from clapkit.model import DualEncoder
 from clapkit.native import Loaded
 from clapkit.runtime.graphs import parity
-from clapkit.runtime.graphs.exported import AUDIO, TEXT, Facts, file_digest
+from clapkit.runtime.graphs.exported import AUDIO, AUDIO_INT8, TEXT, Facts, file_digest
+from clapkit.runtime.graphs.integers import with_integers
 from clapkit.runtime.graphs.mel import mel_graph
-from clapkit.runtime.onnx_program import OnnxProgram, onnx_graph
+from clapkit.runtime.graphs.program import OnnxProgram, onnx_graph
+from clapkit.runtime.quantised import Ranges
 from clapkit.runtime.ready import NO_LANGUAGE
 from clapkit.runtime.torch_program import TorchProgram
 
@@ -46,8 +48,13 @@ LOWEST_COSINE = 0.9999
 _BLOCK_FRAMES, _LEAST_FRAMES = 16, 64
 
 
-def export(model: Clap | Loaded, folder: str | os.PathLike) -> dict[str, Any]:
+def export(
+    model: Clap | Loaded, folder: str | os.PathLike, *, ranges: Ranges | None = None, label: str = "int8"
+) -> dict[str, Any]:
     """Write the model as ONNX into a new folder; returns the parity report that stands in its parity.json.
+
+    ranges, label   of linear layers, for a second audio graph in which they work in integers (precision "int8"), and
+                    what its pipeline_id calls them (`opening.ranges_of`)
 
     The audio graph takes any number of clips, and sound of any length up to a window where the tower allows it; other
     models get every sound filled up to a window, which changes nothing but time.
@@ -71,7 +78,7 @@ def export(model: Clap | Loaded, folder: str | os.PathLike) -> dict[str, Any]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        report = _write(loaded, partial)
+        report = _write(loaded, partial, ranges, label)
         if folder.exists():
             folder.rmdir()
         partial.replace(folder)
@@ -80,10 +87,10 @@ def export(model: Clap | Loaded, folder: str | os.PathLike) -> dict[str, Any]:
     return report
 
 
-def _write(loaded: Loaded, folder: Path) -> dict[str, Any]:
+def _write(loaded: Loaded, folder: Path, ranges: Ranges | None, label: str) -> dict[str, Any]:
     # The graphs are those of float32 on the processor, in the usual order of memory.
     model = copy.deepcopy(loaded.model).cpu().float().to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
-    reference = TorchProgram(model)
+    reference = TorchProgram(copy.deepcopy(model) if ranges else model)
     facts = _facts(loaded, reference)
     tokens = _example_tokens(loaded, model)
     text = None
@@ -109,6 +116,12 @@ def _write(loaded: Loaded, folder: Path) -> dict[str, Any]:
     if tokens and report["text"]["lowest_cosine"] < LOWEST_COSINE:
         found = f"cosine {report['text']['lowest_cosine']:.5f}"
         raise ModelError(f"the exported text side of '{loaded.folder}' differs from torch: {found}")
+    if ranges:
+        facts = replace(facts, int8=label)
+        with_integers(model, ranges)
+        _write_audio(model, folder / AUDIO_INT8, facts)
+        quick = OnnxProgram(facts, audio=onnx_graph(folder / AUDIO_INT8), text=None)
+        report["audio_int8"] = parity.measure(quick, reference, tokens=[])["audio"]
     return _write_beside(loaded, facts, report, folder)
 
 
@@ -147,6 +160,7 @@ def _facts(loaded: Loaded, program: TorchProgram) -> Facts:
         suffix=getattr(text, "suffix", ""),
         origin=loaded.report.to_json(),
         files={},
+        int8="",
     )
 
 

@@ -4,6 +4,7 @@ A linear layer of torch hands its weights to the matrix library in the layout th
 which torch brings along, is about twice as quick on weights that it was given once to bring into its own layout, adds
 the bias and applies GELU while the result is still in the cache, and does the same in bf16 without casting the weights
 again for every batch. `packed` makes a copy of a module that works so. It shares all parameters with the original.
+Where it is told what the inputs of layers span, these layers work in 8-bit integers (`runtime.quantised`).
 
 These operators are the ones that torch's own compiler uses; where they are missing, or disagree with the plain layer,
 nothing is replaced.
@@ -12,6 +13,8 @@ nothing is replaced.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -20,9 +23,33 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clapkit.nets.swin import SwinBlock, WindowAttention
+from clapkit.runtime.quantised import LEAST_WEIGHTS, Grid, QuantisedLinear, QuantisedNorm, Ranges
 
-_LEAST_WEIGHTS = 2**12  # smaller layers gain nothing
 _MANY_HEADS = 8  # from which on two matrix products are quicker than the fused attention of torch for 64 tokens
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What layers are replaced by.
+
+    dtype    of what they compute in, or between layers in integers
+    grids    name of a linear layer -> the grid of its input; such a layer works in integers
+    """
+
+    dtype: torch.dtype
+    grids: Mapping[str, Grid] = field(default_factory=dict)
+
+    def linear(self, linear: nn.Linear, name: str, *, gelu: bool = False, before: str = "") -> nn.Module:
+        """A quick `linear` (itself, if it is small). `before`: the layer that alone reads the result."""
+        if name in self.grids:
+            return QuantisedLinear(linear, self.grids[name], dtype=self.dtype, gelu=gelu, result=self.grids.get(before))
+        if gelu or linear.weight.numel() >= LEAST_WEIGHTS:
+            return PackedLinear(linear, dtype=self.dtype, gelu=gelu)
+        return linear
+
+    def norm(self, norm: nn.LayerNorm, before: str) -> nn.Module:
+        """A norm whose result only the linear layer `before` reads."""
+        return QuantisedNorm(norm, self.grids[before]) if before in self.grids else norm
 
 
 class PackedLinear(nn.Module):
@@ -46,13 +73,13 @@ class PackedLinear(nn.Module):
 class PreparedAttention(nn.Module):
     """Window attention whose bias is looked up once, and added to the distances of a shifted grid once."""
 
-    def __init__(self, attention: WindowAttention, *, dtype: torch.dtype) -> None:
+    def __init__(self, attention: WindowAttention, plan: Plan, name: str) -> None:
         super().__init__()
         self.heads, self.tokens = attention.heads, attention.window**2
-        self.qkv = _fitting(attention.qkv, dtype=dtype)
-        self.out = _fitting(attention.out, dtype=dtype)
+        self.qkv = plan.linear(attention.qkv, f"{name}.qkv")
+        self.out = plan.linear(attention.out, f"{name}.out")
         table = attention.bias_table.detach()[attention.bias_index]
-        self.bias_1HNN = table.view(self.tokens, self.tokens, -1).permute(2, 0, 1)[None].to(dtype).contiguous()
+        self.bias_1HNN = table.view(self.tokens, self.tokens, -1).permute(2, 0, 1)[None].to(plan.dtype).contiguous()
         self.shifted_WHNN: Tensor | None = None
 
     def forward(self, tokens_BLD: Tensor, apart_WNN: Tensor | None) -> Tensor:
@@ -80,11 +107,13 @@ class PreparedAttention(nn.Module):
 class PreparedBlock(nn.Module):
     """A Swin block with prepared attention, and GELU inside its first linear layer."""
 
-    def __init__(self, block: SwinBlock, *, dtype: torch.dtype) -> None:
+    def __init__(self, block: SwinBlock, plan: Plan, name: str) -> None:
         super().__init__()
-        self.norm1, self.norm2 = block.norm1, block.norm2
-        self.attention = PreparedAttention(block.attention, dtype=dtype)
-        self.rise, self.fall = PackedLinear(block.rise, dtype=dtype, gelu=True), PackedLinear(block.fall, dtype=dtype)
+        self.norm1 = plan.norm(block.norm1, f"{name}.attention.qkv")
+        self.norm2 = plan.norm(block.norm2, f"{name}.rise")
+        self.attention = PreparedAttention(block.attention, plan, f"{name}.attention")
+        self.rise = plan.linear(block.rise, f"{name}.rise", gelu=True, before=f"{name}.fall")
+        self.fall = plan.linear(block.fall, f"{name}.fall")
 
     def forward(self, tokens_BLD: Tensor, shift: tuple[Tensor, Tensor, Tensor] | None) -> Tensor:
         if shift is None:
@@ -96,11 +125,14 @@ class PreparedBlock(nn.Module):
         return tokens_BLD.add_(self.fall(self.rise(self.norm2(tokens_BLD))))
 
 
-def packed(module: nn.Module, *, precision: str, leave: nn.Module | None = None) -> nn.Module:
+def packed(
+    module: nn.Module, *, precision: str, leave: nn.Module | None = None, ranges: Ranges | None = None
+) -> nn.Module:
     """A copy for inference that shares its parameters with `module`, quicker where it can be; `module` stays as it is.
 
     precision   "fp32", or "bf16" for use under autocast
     leave       a part of `module` that the copy shares as it is
+    ranges      the linear layers that work in integers, and what their inputs span; between them, `precision`
     """
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     if not can_pack(dtype) or any(p.device.type != "cpu" or p.dtype != torch.float32 for p in module.parameters()):
@@ -109,7 +141,7 @@ def packed(module: nn.Module, *, precision: str, leave: nn.Module | None = None)
     if leave is not None:
         shared[id(leave)] = leave
     twin = copy.deepcopy(module, shared)
-    _replace(twin, dtype, leave)
+    _replace(twin, Plan(dtype, {name: Grid(*span) for name, span in (ranges or {}).items()}), leave)
     return twin
 
 
@@ -133,21 +165,18 @@ def versions(module: nn.Module) -> tuple[tuple[int, int], ...]:
     return tuple((p.data_ptr(), p._version if not p.is_inference() else 0) for p in module.parameters())
 
 
-def _replace(module: nn.Module, dtype: torch.dtype, leave: nn.Module | None) -> None:
+def _replace(module: nn.Module, plan: Plan, leave: nn.Module | None, prefix: str = "") -> None:
     for name, child in module.named_children():
         if child is leave:
             continue
+        full = prefix + name
         if isinstance(child, SwinBlock):
-            setattr(module, name, PreparedBlock(child, dtype=dtype))
+            setattr(module, name, PreparedBlock(child, plan, full))
         elif type(child) is nn.Linear:
-            setattr(module, name, _fitting(child, dtype=dtype))
+            setattr(module, name, plan.linear(child, full))
         else:
-            _replace(child, dtype, leave)
+            _replace(child, plan, leave, f"{full}.")
     _fuse_gelu(module)
-
-
-def _fitting(linear: nn.Linear, *, dtype: torch.dtype) -> nn.Module:
-    return PackedLinear(linear, dtype=dtype) if linear.weight.numel() >= _LEAST_WEIGHTS else linear
 
 
 def _fuse_gelu(module: nn.Module) -> None:

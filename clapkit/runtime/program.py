@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,6 +21,7 @@ class Program(Protocol):
     longer          what is made of longer sound, as in `Windowing.longer`
     frame_rate_hz   frames per second of `encode_frames`
     scale           factor between a cosine and a logit
+    lanes           how many threads had best call `encode_windows` or `encode_frames` side by side
     """
 
     dimension: int
@@ -35,6 +36,11 @@ class Program(Protocol):
     def device(self) -> str: ...
     @property
     def scale(self) -> float: ...
+    @property
+    def lanes(self) -> int: ...
+
+    def lane_setup(self) -> tuple[Callable[[], None], Callable[[], None]]:
+        """What each of these threads calls before its first batch, and what the caller calls when all of them have."""
 
     def cut(self, index: int) -> Cut:
         """What cuts source `index` into windows that `encode_windows` takes."""

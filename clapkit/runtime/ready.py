@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 NO_LANGUAGE = "this model has no language side: it embeds sound alone"
 # What each provider computes in.
-PRECISIONS = {"torch": ("fp32", "bf16"), "onnx": ("fp32",), "openvino": ("fp32", "bf16")}
+PRECISIONS = {"torch": ("fp32", "bf16", "int8"), "onnx": ("fp32", "int8"), "openvino": ("fp32", "bf16", "int8")}
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,19 +18,34 @@ from clapkit.model import DualEncoder
 from clapkit.runtime import packing
 from clapkit.runtime.cutting import Cut
 from clapkit.runtime.fusing import FusedCut
+from clapkit.runtime.lanes import MOST_LANES
+from clapkit.runtime.quantised import Ranges
 from clapkit.units import seconds_to_samples
 
 
 class TorchProgram:
-    """A `Program` over a dual encoder. `precision` is "fp32", or "bf16" for the sound side (texts stay in fp32).
+    """A `Program` over a dual encoder. `precision` is that of the sound side (texts stay in fp32): "fp32", "bf16", or
+    "int8" for the linear layers of the tower that `ranges` names and bf16 between them.
 
     On a processor, the towers that run are packed copies of those of `model` (`runtime.packing`), made at the first use
-    and again after a change of the weights.
+    and again after a change of the weights. With `compile` they are those of `model`, compiled by torch; with
+    `quick=False` they are those of `model` as they stand, and one thread calls them: for whoever watches them.
     """
 
-    def __init__(self, model: DualEncoder, *, precision: str = "fp32") -> None:
+    def __init__(
+        self,
+        model: DualEncoder,
+        *,
+        precision: str = "fp32",
+        ranges: Ranges | None = None,
+        compile: bool = False,
+        quick: bool = True,
+    ) -> None:
         self.model = model
-        self.precision = precision
+        self._compiled = torch.compile(model.encode_features, dynamic=True) if compile else None
+        self._is_quick = quick and not compile
+        self.precision = "fp32" if precision == "fp32" else "bf16"
+        self._ranges = ranges
         self.dimension = model.dimension
         self.rate_hz = model.frontend.rate_hz
         self.window = seconds_to_samples(model.windowing.window_s, self.rate_hz)
@@ -39,6 +55,7 @@ class TorchProgram:
         self._fill = model.windowing.fill
         self.fills = self._fill != "mask"
         self._packed: dict[str, tuple[Any, nn.Module]] = {}
+        self._packing = threading.Lock()
 
     @property
     def device(self) -> str:
@@ -48,6 +65,21 @@ class TorchProgram:
     @property
     def scale(self) -> float:
         return float(self.model.scale.detach())
+
+    @property
+    def lanes(self) -> int:
+        return min(torch.get_num_threads(), MOST_LANES) if self.device == "cpu" and self._is_quick else 1
+
+    def lane_setup(self) -> tuple[Callable[[], None], Callable[[], None]]:
+        """A lane takes its share of the threads of this one, which keeps all of its own."""
+        threads, lanes = torch.get_num_threads(), self.lanes
+
+        def enter() -> None:
+            torch.get_num_threads()  # what torch does at the first question in a thread would undo the next line later
+            torch.set_num_threads(max(1, threads // lanes))
+
+        # The setting of a thread is also the one that later threads start with.
+        return enter, lambda: torch.set_num_threads(threads)
 
     def cut(self, index: int) -> Cut:
         if self.longer.startswith("fuse"):
@@ -62,9 +94,9 @@ class TorchProgram:
     @torch.inference_mode()
     def encode_features(self, features: Features) -> torch.Tensor:
         """Unit-norm vectors [B, dimension] of what `features` gives."""
-        model = self._sound_side()
+        encode = self._compiled or self._sound_side().encode_features
         with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            return model.encode_features(features)
+            return encode(features)
 
     @torch.inference_mode()
     def encode_frames(self, windows: Sequence[Any]) -> list[np.ndarray]:
@@ -94,15 +126,18 @@ class TorchProgram:
 
     def _sound_side(self) -> DualEncoder:
         """The model with a quick sound side; its language side is not touched, and costs nothing until it is used."""
-        quick = self._quick("sound", self.model, self.precision, leave=self.model.text)
+        quick = self._quick("sound", self.model, self.precision, leave=self.model.text, ranges=self._ranges)
         assert isinstance(quick, DualEncoder)
         return quick
 
-    def _quick(self, name: str, module: nn.Module, precision: str, leave: nn.Module | None = None) -> nn.Module:
+    def _quick(self, name: str, module: nn.Module, precision: str, **more: Any) -> nn.Module:
+        if not self._is_quick:
+            return module
         now = packing.versions(module)
-        if name not in self._packed or self._packed[name][0] != now:
-            self._packed[name] = now, packing.packed(module, precision=precision, leave=leave)
-        return self._packed[name][1]
+        with self._packing:
+            if name not in self._packed or self._packed[name][0] != now:
+                self._packed[name] = now, packing.packed(module, precision=precision, **more)
+            return self._packed[name][1]
 
     @torch.inference_mode()
     def features(self, windows: Sequence[Any]) -> Features:

@@ -84,5 +84,5 @@ def test_ctrl_c_ends_with_130(clapkit, monkeypatch):
     def interrupted():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("clapkit.api.recipe_files", interrupted)
+    monkeypatch.setattr("clapkit.cookbook.recipe_files", interrupted)
     assert clapkit("recipes", "list").exit_code == 130

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 import clapkit
-from clapkit import api, native
+from clapkit import cookbook, native
 from clapkit.data.clip import Clip
 from clapkit.recipe import Recipe
 from clapkit.training.loop import train
 
-NAMES = sorted(api.recipe_files())
+NAMES = sorted(cookbook.recipe_files())
 
 
 def sounds(count: int = 12) -> list[Clip]:
@@ -33,14 +33,14 @@ def sounds(count: int = 12) -> list[Clip]:
 
 def given_model(folder: Path) -> native.Loaded:
     """What a recipe that trains a model further is given."""
-    run = train(api.find_recipe("contrastive").at("tiny").with_set("train.steps", 1), sounds(), out=folder)
+    run = train(cookbook.find_recipe("contrastive").at("tiny").with_set("train.steps", 1), sounds(), out=folder)
     assert run is not None
     return native.load(run.path)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_trains_is_saved_and_loads(name, tmp_path):
-    recipe = api.find_recipe(name).at("tiny").with_set("train.steps", 2).with_set("train.log_every", 1)
+    recipe = cookbook.find_recipe(name).at("tiny").with_set("train.steps", 2).with_set("train.log_every", 1)
     start = given_model(tmp_path / "given") if recipe.model is None else None
     run = train(recipe, sounds(), out=tmp_path / "run", start=start, device="cpu")
     assert run is not None
@@ -53,7 +53,7 @@ def test_it_trains_is_saved_and_loads(name, tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_survives_json(name):
-    recipe = api.find_recipe(name)
+    recipe = cookbook.find_recipe(name)
     again = Recipe.from_json(json.loads(json.dumps(recipe.to_json())))
     assert again == recipe
     assert again.to_json() == recipe.to_json()
@@ -61,7 +61,7 @@ def test_it_survives_json(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_its_head_says_what_how_and_how_long(name):
-    module = api.recipe_files()[name]
+    module = cookbook.recipe_files()[name]
     path = Path(clapkit.__file__).parent.joinpath(*module.split(".")[1:]).with_suffix(".py")
     head = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
     assert head, f"{name} has no docstring"
@@ -72,5 +72,5 @@ def test_its_head_says_what_how_and_how_long(name):
 def test_a_recipe_is_built_without_touching_the_global_seed():
     torch.manual_seed(11)
     before = torch.random.get_rng_state()
-    api.find_recipe("contrastive").at("tiny")
+    cookbook.find_recipe("contrastive").at("tiny")
     assert torch.equal(before, torch.random.get_rng_state())

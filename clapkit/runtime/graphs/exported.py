@@ -1,6 +1,7 @@
 """Folders written by `runtime.export`, read and run without torch.
 
 audio.onnx      samples [B, N] or [B, K, N] (and lengths [B]) -> vectors [B, D] (and the mel, for whoever wants to look)
+audio.int8.onnx the same with linear layers in integers; only where it was asked for
 text.onnx       ids [B, L], mask [B, L] -> vectors [B, D]; not there without a language side
 text/           the tokenizer
 config.json     what stands in `Facts`
@@ -21,13 +22,14 @@ from typing import Any
 
 from clapkit.errors import MissingExtraError, ModelError
 from clapkit.provenance import Report, pipeline_id
-from clapkit.runtime.onnx_program import Graph, OnnxProgram, onnx_graph
+from clapkit.runtime.graphs.program import Graph, OnnxProgram, onnx_graph
+from clapkit.runtime.lanes import MOST_LANES
 from clapkit.runtime.ready import PRECISIONS, Ready, check_precision
 from clapkit.text.tokenizers import TOKENIZER_FILE, TextTokenizer
 
 VERSION_KEY = "onnx_version"  # in config.json; model folders of torch have "format_version" there
-VERSION = 1
-AUDIO, TEXT = "audio.onnx", "text.onnx"
+VERSION = 2
+AUDIO, AUDIO_INT8, TEXT = "audio.onnx", "audio.int8.onnx", "text.onnx"
 _CONFIG_LIMIT_BYTES = 2**20
 
 
@@ -46,6 +48,7 @@ class Facts:
     max_tokens, pad_id, suffix, tokenizer   of its texts; `tokenizer` is the public name of the one that was meant
     origin          `provenance.Report` of the weights
     files           name -> SHA-256 of each graph file
+    int8            what the pipeline_id calls the integers of audio.int8.onnx; "" where there is none
     """
 
     space_id: str
@@ -66,6 +69,7 @@ class Facts:
     suffix: str
     origin: Mapping[str, Any]
     files: Mapping[str, str]
+    int8: str
 
     def to_json(self) -> dict[str, Any]:
         return {VERSION_KEY: VERSION, **asdict(self)}
@@ -112,7 +116,7 @@ def open_exported(
     """The exported model in `path`, ready in a runtime.
 
     provider    "onnx" (onnxruntime) or "openvino"; None: the first of them that is installed
-    precision   "fp32"; with openvino also "bf16" (the mel stays in fp32)
+    precision   "fp32"; with openvino also "bf16" (the mel stays in fp32); "int8" where the folder has it
     threads     processor threads of this model; None: as many as the runtime thinks good
 
     ModelError for a folder that is not whole or was changed.
@@ -120,27 +124,32 @@ def open_exported(
     folder = Path(path)
     facts = Facts.read(folder)
     provider = _chosen(provider, precision)
-    for name in (AUDIO, TEXT) if facts.has_text else (AUDIO,):
+    audio_name = AUDIO_INT8 if precision == "int8" else AUDIO
+    if precision == "int8" and not facts.int8:
+        raise ModelError(f"'{folder}' has no graph in int8: export the model again with --int8")
+    for name in (audio_name, TEXT) if facts.has_text else (audio_name,):
         if name not in facts.files:
             raise ModelError(f"{folder / 'config.json'} does not list {name}: the folder is not whole")
     for name, digest in facts.files.items():
         if Path(name).name != name or file_digest(folder / name) != digest:
             raise ModelError(f"{folder / name} is missing, or not the file that config.json describes: it was changed")
     start = partial(_graph, provider=provider, threads=threads)
+    lanes = min(threads or os.cpu_count() or 1, MOST_LANES) if provider == "openvino" else 1
     try:
-        audio = start(folder / AUDIO, precision=precision)
+        audio = start(folder / audio_name, precision=precision, lanes=lanes)
         text = start(folder / TEXT, precision="fp32") if facts.has_text else None
     except MissingExtraError:
         raise
     except Exception as error:  # the runtimes have errors of their own
         raise ModelError(f"{folder}: {provider} cannot run its graphs: {str(error)[:500]}") from error
+    label = facts.int8 if precision == "int8" else precision
     tokenizer_in = partial(TextTokenizer, max_tokens=facts.max_tokens, pad_id=facts.pad_id, suffix=facts.suffix)
     has_tokenizer = facts.has_text and (folder / "text" / TOKENIZER_FILE).is_file()
     return Ready(
-        program=OnnxProgram(facts, audio=audio, text=text),
+        program=OnnxProgram(facts, audio=audio, text=text, lanes=lanes),
         folder=folder,
         space_id=facts.space_id,
-        pipeline_id=pipeline_id(facts.space_id, precision=precision, provider=provider),
+        pipeline_id=pipeline_id(facts.space_id, precision=label, provider=provider),
         provider=provider,
         precision=precision,
         report=Report.from_json(dict(facts.origin)),
@@ -170,9 +179,9 @@ def _chosen(provider: str | None, precision: str) -> str:
     return provider
 
 
-def _graph(path: Path, *, provider: str, precision: str, threads: int | None) -> Graph:
+def _graph(path: Path, *, provider: str, precision: str, threads: int | None, lanes: int = 1) -> Graph:
     if provider == "onnx":
         return onnx_graph(path, threads=threads)
     from clapkit.runtime.graphs.openvino import openvino_graph
 
-    return openvino_graph(path, threads=threads, precision=precision)
+    return openvino_graph(path, threads=threads, precision=precision, lanes=lanes)

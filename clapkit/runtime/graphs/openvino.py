@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 
 from clapkit.errors import MissingExtraError
-from clapkit.runtime.onnx_program import Graph
+from clapkit.runtime.graphs.program import Graph
 
-_PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
+_PRECISIONS = {"fp32": "f32", "bf16": "bf16", "int8": "bf16"}  # between the integers that a graph has itself
 
 
-def openvino_graph(path: Path, *, threads: int | None = None, precision: str = "fp32") -> Graph:
+def openvino_graph(path: Path, *, threads: int | None = None, precision: str = "fp32", lanes: int = 1) -> Graph:
     """A graph file in OpenVINO, on the processor; below fp32, what comes before the output "mel" stays in fp32.
 
     Log-mel spans more than short floats hold: computed in bf16, quiet bands beside loud ones would be noise.
+    `lanes` threads may call the graph side by side; each gets its share of the threads.
     """
     try:
         import openvino
@@ -30,7 +31,9 @@ def openvino_graph(path: Path, *, threads: int | None = None, precision: str = "
     stages = [(_only(openvino, model, outputs["vectors"]), precision)]
     if precision != "fp32" and "mel" in outputs:
         stages = [(_only(openvino, model, outputs["mel"]), "fp32"), (_after_mel(openvino, model), precision)]
-    more = {} if threads is None else {"INFERENCE_NUM_THREADS": threads}
+    more: dict[str, Any] = {"NUM_STREAMS": lanes}
+    if threads is not None:
+        more["INFERENCE_NUM_THREADS"] = threads
     compiled = [
         core.compile_model(stage, "CPU", {"INFERENCE_PRECISION_HINT": _PRECISIONS[kind], **more})
         for stage, kind in stages

@@ -37,7 +37,8 @@ class OnnxProgram:
 
     device = "cpu"
 
-    def __init__(self, facts: Facts, *, audio: Graph, text: Graph | None) -> None:
+    def __init__(self, facts: Facts, *, audio: Graph, text: Graph | None, lanes: int = 1) -> None:
+        """`lanes` as in `Program`: how many runs of the audio graph the runtime does side by side."""
         self._facts = facts
         self._audio, self._text = audio, text
         self.dimension = facts.dimension
@@ -46,6 +47,10 @@ class OnnxProgram:
         self.frame_rate_hz = facts.frame_rate_hz
         self.scale = facts.scale
         self.fills = facts.fill != "mask"
+        self.lanes = lanes
+
+    def lane_setup(self) -> tuple[Callable[[], None], Callable[[], None]]:
+        return (lambda: None), (lambda: None)
 
     def cut(self, index: int) -> Cut:
         return Cut(index, self.window, self.hop)
