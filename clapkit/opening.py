@@ -100,13 +100,14 @@ def in_torch(
         if not can_quantise():
             raise ClapkitError("this torch has no linear layers in integers for this processor: take precision 'bf16'")
         ranges = ranges_of(loaded, calibration)
+    label = precision if ranges is None else label_of(ranges, calibration)
     model = loaded.model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     missing = model.text_missing or NO_LANGUAGE
     return Ready(
         program=TorchProgram(model, precision=precision, ranges=ranges, compile=compile),
         folder=loaded.folder,
         space_id=loaded.space_id,
-        pipeline_id=pipeline_id(loaded.space_id, precision=label_of(ranges, calibration) if ranges else precision),
+        pipeline_id=pipeline_id(loaded.space_id, precision=label),
         provider="torch",
         precision=precision,
         report=loaded.report,

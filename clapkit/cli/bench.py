@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from clapkit.cli.checkpoints import SOURCES
-from clapkit.cli.options import Device, Precision, Trust
+from clapkit.cli.inputs import model_options
+from clapkit.cli.options import Calibration, Compile, Device, Precision, Trust
 from clapkit.cli.terminal import results, say, table
 
 _Model = Annotated[str, typer.Argument(metavar="MODEL", help=SOURCES)]
@@ -35,6 +36,8 @@ def bench(
     device: Device = "auto",
     json: _Json = None,
     trust: Trust = None,
+    compile: Compile = False,
+    calibration: Calibration = None,
 ) -> None:
     """Measure decoding, mel, tower, text and the whole way from files to vectors, on this machine.
 
@@ -44,7 +47,9 @@ def bench(
     from clapkit.api import load
     from clapkit.runtime.bench import bench as measure
 
-    clap = load(model, device, precision, threads, provider=provider, trust=trust or ())
+    given = {"device": device, "precision": precision, "provider": provider}
+    options = model_options(**given, trust=trust, compile=compile, calibration=calibration)
+    clap = load(model, threads=threads, **options)
     told = measure(clap, seconds=seconds, clips=clips, rounds=rounds, say=lambda stage: say(f"measuring {stage}"))
     told = {"model": model, "precision": precision, "provider": provider or "default", **told}
     rows = [_cells(row) for row in told["stages"]]

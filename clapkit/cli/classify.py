@@ -8,8 +8,8 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from clapkit.cli.inputs import find_sounds, read_labels
-from clapkit.cli.options import Device, Model, Paths, Precision, Provider, Strict, Threads, Trust
+from clapkit.cli.inputs import find_sounds, model_options, read_labels
+from clapkit.cli.options import Calibration, Compile, Device, Model, Paths, Precision, Provider, Strict, Threads, Trust
 from clapkit.cli.sounds import embed_sounds, printable
 from clapkit.cli.terminal import print_json, results, say, table
 
@@ -38,6 +38,8 @@ def classify(
     provider: Provider = None,
     threads: Threads = None,
     trust: Trust = None,
+    compile: Compile = False,
+    calibration: Calibration = None,
 ) -> None:
     """Name the labels that fit each sound best, with probabilities.
 
@@ -47,7 +49,9 @@ def classify(
     sounds = find_sounds(paths)
     from clapkit.api import load
 
-    clap = load(model, device, precision, threads, provider=provider, trust=trust or ())
+    given = {"device": device, "precision": precision, "provider": provider}
+    options = model_options(**given, trust=trust, compile=compile, calibration=calibration)
+    clap = load(model, threads=threads, **options)
     outcome = embed_sounds(clap, sounds)
     if outcome.done:
         vectors_ND = np.stack([result.vector_D for _, result in outcome.done])

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from clapkit.cli.inputs import Sounds, find_sounds
-from clapkit.cli.options import Device, Model, Precision, Provider, Strict, Threads, Trust
+from clapkit.cli.inputs import Sounds, find_sounds, model_options
+from clapkit.cli.options import Calibration, Compile, Device, Model, Precision, Provider, Strict, Threads, Trust
 from clapkit.cli.sounds import printable, write_failures
 from clapkit.cli.terminal import progress_wanted, say, show_notes, show_skipped
 from clapkit.errors import DataError, MissingExtraError, SpecError
@@ -66,6 +66,8 @@ def embed(
     provider: Provider = None,
     threads: Threads = None,
     trust: Trust = None,
+    compile: Compile = False,
+    calibration: Calibration = None,
     part_rows: _PartRows = 4096,
     engine: _Engine = "local",
     address: _Address = None,
@@ -85,8 +87,8 @@ def embed(
     sounds = _find(paths)
     from clapkit.api import load
 
-    options: dict[str, Any] = {"device": device, "precision": precision, "provider": provider}
-    options["trust"] = tuple(trust or ())
+    given = {"device": device, "precision": precision, "provider": provider}
+    options = model_options(**given, trust=trust, compile=compile, calibration=calibration)
     clap = load(model, threads=threads, **options)
     if into_folder:
         embedder = _on_ray(model, options, ray, clap) if ray else None

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from clapkit.cli.inputs import find_sounds
-from clapkit.cli.options import Device, Model, Paths, Precision, Provider, Strict, Threads, Trust
+from clapkit.cli.inputs import find_sounds, model_options
+from clapkit.cli.options import Calibration, Compile, Device, Model, Paths, Precision, Provider, Strict, Threads, Trust
 from clapkit.cli.sounds import write_failures
 from clapkit.cli.terminal import progress_wanted, say, show_notes, show_skipped
 from clapkit.errors import DataError
@@ -30,6 +30,8 @@ def index(
     provider: Provider = None,
     threads: Threads = None,
     trust: Trust = None,
+    compile: Compile = False,
+    calibration: Calibration = None,
 ) -> None:
     """Embed the sounds of a folder once, to search them by words or by sound with `clapkit search`.
 
@@ -41,7 +43,9 @@ def index(
     from clapkit.api import load
     from clapkit.library import Index
 
-    clap = load(model, device, precision, threads, provider=provider, trust=trust or ())
+    given = {"device": device, "precision": precision, "provider": provider}
+    options = model_options(**given, trust=trust, compile=compile, calibration=calibration)
+    clap = load(model, threads=threads, **options)
     notes: list[tuple[str, str]] = []
     built, failures = Index.build(
         out, clap, sounds.files, progress=progress_wanted(), on_note=lambda path, note: notes.append((path, note))

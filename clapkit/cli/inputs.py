@@ -7,6 +7,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from clapkit.data.folders import SOUND_SUFFIXES
 from clapkit.errors import DataError, SpecError
@@ -131,3 +132,18 @@ def _pair(option: str, expected: str, *, empty_value: bool) -> tuple[str, str]:
     if not sign or not name.strip() or not (empty_value or value.strip()):
         raise SpecError(f"'{option}' cannot be read: expected {expected}")
     return name.strip(), value.strip()
+
+
+def model_options(
+    *,
+    device: str,
+    precision: str,
+    provider: str | None,
+    trust: Sequence[str] | None,
+    compile: bool,
+    calibration: Sequence[Path] | None,
+) -> dict[str, Any]:
+    """The options of a command as arguments of `clapkit.load`."""
+    sounds = None if calibration is None else list(find_sounds(calibration).files)
+    given = {"device": device, "precision": precision, "provider": provider, "compile": compile}
+    return {**given, "trust": tuple(trust or ()), "calibration": sounds}

@@ -16,11 +16,18 @@ Trust = Annotated[
     typer.Option("--trust", metavar="PACKAGE", help="Package whose parts the model may name; its code is run."),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, ...")]
-Precision = Annotated[str, typer.Option("--precision", help="What the audio tower computes in: fp32 or bf16.")]
+Precision = Annotated[str, typer.Option("--precision", help="What the audio tower computes in: fp32, bf16 or int8.")]
 Provider = Annotated[
     str | None, typer.Option("--provider", help="Runtime: torch, onnx or openvino. Default: the model's own.")
 ]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Processor threads of the model.")]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="Compile the tower with torch.compile; worth it on accelerators only.")
+]
+Calibration = Annotated[
+    list[Path] | None,
+    typer.Option("--calibration", help="With int8: sounds, or a folder of them, that it takes its ranges from."),
+]
 Strict = Annotated[bool, typer.Option("--strict", help="Exit with status 1 if any file was skipped.")]
 Data = Annotated[
     list[Path],

@@ -90,7 +90,7 @@ def export(
 def _write(loaded: Loaded, folder: Path, ranges: Ranges | None, label: str) -> dict[str, Any]:
     # The graphs are those of float32 on the processor, in the usual order of memory.
     model = copy.deepcopy(loaded.model).cpu().float().to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
-    reference = TorchProgram(copy.deepcopy(model) if ranges else model)
+    reference = TorchProgram(model if ranges is None else copy.deepcopy(model))
     facts = _facts(loaded, reference)
     tokens = _example_tokens(loaded, model)
     text = None
@@ -116,7 +116,7 @@ def _write(loaded: Loaded, folder: Path, ranges: Ranges | None, label: str) -> d
     if tokens and report["text"]["lowest_cosine"] < LOWEST_COSINE:
         found = f"cosine {report['text']['lowest_cosine']:.5f}"
         raise ModelError(f"the exported text side of '{loaded.folder}' differs from torch: {found}")
-    if ranges:
+    if ranges is not None:
         facts = replace(facts, int8=label)
         with_integers(model, ranges)
         _write_audio(model, folder / AUDIO_INT8, facts)

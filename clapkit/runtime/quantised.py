@@ -125,7 +125,7 @@ def can_quantise() -> bool:
 
 @contextmanager
 def observed(module: nn.Module, *, prefix: str = "") -> Iterator[dict[str, tuple[float, float]]]:
-    """Inside, the span of the inputs of all linear layers of `module` that are worth it; `prefix` stands before names."""
+    """Inside, the span of the inputs of all linear layers of `module` that are worth it, by `prefix` and name."""
     ranges: dict[str, tuple[float, float]] = {}
 
     def watch(name: str):

@@ -108,7 +108,7 @@ def test_what_only_torch_has_is_refused_with_the_way_out(exported, sounds, tmp_p
     [
         ({"provider": "tensorrt"}, "provider is 'torch', 'onnx', 'openvino' or None, not 'tensorrt'"),
         ({"provider": "torch"}, "exported model, which torch cannot run"),
-        ({"provider": "onnx", "precision": "bf16"}, "precision is 'fp32', not 'bf16'"),
+        ({"provider": "onnx", "precision": "bf16"}, "precision is 'fp32' or 'int8', not 'bf16'"),
         ({"provider": "onnx", "device": "cuda"}, "runs on the processor.*not 'cuda'"),
         ({"device": "cuda"}, "runs on the processor.*not 'cuda'"),
         ({"threads": 0}, "at least 1, not 0"),

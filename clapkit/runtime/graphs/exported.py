@@ -115,7 +115,7 @@ def open_exported(
 ) -> Ready:
     """The exported model in `path`, ready in a runtime.
 
-    provider    "onnx" (onnxruntime) or "openvino"; None: the first of them that is installed
+    provider    "onnx" (onnxruntime) or "openvino"; None: openvino, which is quicker, where it is installed
     precision   "fp32"; with openvino also "bf16" (the mel stays in fp32); "int8" where the folder has it
     threads     processor threads of this model; None: as many as the runtime thinks good
 
@@ -171,7 +171,7 @@ def file_digest(path: Path) -> str | None:
 def _chosen(provider: str | None, precision: str) -> str:
     """The provider itself, or of those that are installed the first that computes in this precision."""
     if provider is None:
-        there = [name for name, package in (("onnx", "onnxruntime"), ("openvino", "openvino")) if find_spec(package)]
+        there = [name for name, package in (("openvino", "openvino"), ("onnx", "onnxruntime")) if find_spec(package)]
         if not there:
             raise MissingExtraError("onnxruntime", "onnx", "Running an exported model")
         provider = next((name for name in there if precision in PRECISIONS[name]), there[0])
