@@ -41,7 +41,9 @@ from clapkit.towers.hf import build_to_fill
 
 FORMAT_VERSION = 1
 # Raised whenever our own arithmetic changes the vector that a model gives a sound: mel, windows, pooling, norm.
-ALGORITHM_VERSION = "clapkit-space-1"
+# 2: the windows of long sound begin where leading silence ends.
+ALGORITHM_VERSION = "clapkit-space-2"
+_FORMER_VERSIONS = ("clapkit-space-1",)
 _CONFIG_LIMIT_BYTES = 16 * 2**20
 _MOST_FRONTEND_NUMBERS = 2**25  # weights of a front-end; the largest published one has 2**20
 
@@ -74,7 +76,7 @@ def tensors_digest(tensors: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def space_id(model: DualEncoder, model_spec: Spec) -> str:
+def space_id(model: DualEncoder, model_spec: Spec, *, algorithm: str = ALGORITHM_VERSION) -> str:
     """Identity of the embedding space: weights, front-end, windows, pooling and our algorithm version."""
     settings = {
         k: v for k, v in to_json(model_spec).items() if k not in ("temperature", "frozen_text", "fixed_temperature")
@@ -83,7 +85,7 @@ def space_id(model: DualEncoder, model_spec: Spec) -> str:
     weights = {
         k: v for k, v in model.state_dict().items() if k != "logit_scale" and not k.endswith("num_batches_tracked")
     }
-    named = json.dumps([ALGORITHM_VERSION, settings, tensors_digest(weights)], sort_keys=True)
+    named = json.dumps([algorithm, settings, tensors_digest(weights)], sort_keys=True)
     return "space-" + hashlib.sha256(named.encode()).hexdigest()[:16]
 
 
@@ -202,6 +204,8 @@ NOT_BUILT: tuple[type[Exception], ...] = (
 def load(path: str | os.PathLike, *, trust: tuple[str, ...] = ()) -> Loaded:
     """Rebuild the model that `save` wrote, in eval mode, on the CPU.
 
+    A folder of an earlier algorithm loads with the space_id of today's: its vectors are no longer comparable.
+
     ModelError if a tensor is missing, left over or of another shape, or if the weights are not those of `space_id`.
     """
     folder = find_folder(path)
@@ -220,7 +224,8 @@ def load(path: str | os.PathLike, *, trust: tuple[str, ...] = ()) -> Loaded:
     fill(model, tensors, folder)
     model.eval()
     found = space_id(model, model_spec)
-    if found != config.get("space_id"):
+    known = (found, *(space_id(model, model_spec, algorithm=version) for version in _FORMER_VERSIONS))
+    if config.get("space_id") not in known:
         raise ModelError(
             f"{folder}: config.json says {config.get('space_id')} but these weights and settings are {found}: "
             "a file was changed or does not belong here"

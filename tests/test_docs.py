@@ -202,8 +202,8 @@ def understood(words: list[str]) -> None:
     """Parse the words of a `clapkit` command as it would, and look up the recipe and settings of a training."""
     from typer.main import get_command
 
-    from clapkit.cookbook import find_recipe
     from clapkit.cli.main import app
+    from clapkit.cookbook import find_recipe
 
     command, words = get_command(app), list(words)
     while hasattr(command, "commands"):

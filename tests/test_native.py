@@ -253,7 +253,9 @@ def test_the_golden_folder_of_version_1_stays_loadable():
     """Written once by the first version. If this fails, models that people have saved have become useless."""
     loaded = native.load(GOLDEN)
     known = json.loads((GOLDEN / "known.json").read_text(encoding="utf-8"))
-    assert loaded.space_id == known["space_id"]
+    # Its windows were laid otherwise: the weights are recognised, the vectors of long sound are of another space.
+    assert loaded.space_id != known["space_id"]
+    assert known["space_id"] == native.space_id(loaded.model, loaded.spec, algorithm="clapkit-space-1")
     ids, mask = loaded.tokenizer.encode(known["texts"])
     seconds = torch.arange(8000) / 8000
     sound = torch.stack([torch.sin(2 * torch.pi * hz * seconds) * 0.3 for hz in known["tones_hz"]])[:, :4000]

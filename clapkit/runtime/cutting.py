@@ -9,21 +9,27 @@ import numpy as np
 
 from clapkit.audio.windows import plan_windows
 
+SILENCE = 2.0**-15  # one step of 16 bits: what is never above it, is digital silence
+
 
 class Cut:
     """The windows of one file while it is being read.
 
     window, hop   samples of a window, and from one to the next
-    total         samples read so far
+    skipped       samples of digital silence that were left out before the first window
+    total         samples read so far, without those
     cut           windows handed out
     vectors       what the encoder made of them, in the same order
     """
 
     fused = False  # one vector stands for the whole file
 
-    def __init__(self, index: int, window: int, hop: int) -> None:
+    def __init__(self, index: int, window: int, hop: int, *, from_onset: bool = False) -> None:
+        """`from_onset`: the windows of a sound that is longer than one begin where its leading silence ends, so that
+        they lie in the same places of the sound however much silence stands before it."""
         self.index, self.window, self.hop = index, window, hop
-        self.total = self.cut = 0
+        self.total = self.cut = self.skipped = 0
+        self._awaits_onset = from_onset
         self.ended = False
         self.vectors: list[np.ndarray] = []
         self.notes: tuple[str, ...] = ()
@@ -34,6 +40,11 @@ class Cut:
         """The windows that the samples complete: at every hop, and at the end one that ends with the sound."""
         self._tail = np.concatenate([self._tail, samples])
         self.total += len(samples)
+        if self._awaits_onset:
+            if self.total > self.window:
+                self._skip_silence()
+            if self._awaits_onset and not is_last:
+                return  # so far silent, or so short that it would be heard as it is
         starts = []
         if is_last:
             self.ended = True
@@ -51,6 +62,15 @@ class Cut:
         next_start = max(0, self.cut * self.hop - self._tail_start)
         drop = min(keep, next_start)
         self._tail, self._tail_start = self._tail[drop:], self._tail_start + drop
+
+    def _skip_silence(self) -> None:
+        """Leave out what is silent at the start; of a file that is silent so far, a window stays."""
+        onset = int(np.argmax(np.abs(self._tail) > SILENCE))
+        self._awaits_onset = bool(abs(self._tail[onset]) <= SILENCE)
+        dropped = len(self._tail) - self.window if self._awaits_onset else onset
+        self._tail = self._tail[dropped:]
+        self.total -= dropped
+        self.skipped += dropped
 
     @property
     def complete(self) -> bool:

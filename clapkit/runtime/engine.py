@@ -196,9 +196,9 @@ class AudioEngine:
             index=file.index,
             vector_D=vector_D,
             windows_WD=windows_WD,
-            starts_s=tuple(w.start / self._rate_hz for w in plan),
+            starts_s=tuple((file.skipped + w.start) / self._rate_hz for w in plan),
             window_s=plan[0].length / self._rate_hz,
-            duration_s=file.total / self._rate_hz,
+            duration_s=(file.skipped + file.total) / self._rate_hz,
             notes=file.notes,
         )
 

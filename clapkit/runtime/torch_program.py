@@ -84,7 +84,7 @@ class TorchProgram:
     def cut(self, index: int) -> Cut:
         if self.longer.startswith("fuse"):
             return FusedCut(index, self.window, self.hop, frontend=self.model.frontend, how=self.longer)
-        return Cut(index, self.window, self.hop)
+        return Cut(index, self.window, self.hop, from_onset=self.longer == "windows")
 
     @torch.inference_mode()
     def encode_windows(self, windows: Sequence[Any]) -> np.ndarray:

@@ -234,3 +234,48 @@ def test_frames_of_long_sound_come_from_the_window_that_hears_them_best(model):
 def test_frames_of_a_bad_source_say_why(model):
     (found,) = AudioEngine(TorchProgram(model)).frames([(np.zeros(0, np.float32), RATE_HZ)])
     assert isinstance(found, Failed)
+
+
+# ---- leading silence -------------------------------------------------------------------------------------------------
+
+
+def led(samples: np.ndarray, silence_s: float) -> np.ndarray:
+    """Silence of the kind that a 16-bit file holds, then the sound."""
+    quiet = np.random.default_rng(1).choice([0.0, 2.0**-15, -(2.0**-15)], round(silence_s * RATE_HZ))
+    return np.concatenate([quiet, samples]).astype(np.float32)
+
+
+@pytest.mark.parametrize("stretch_s", [0.4, 3.0, 120.0])
+@pytest.mark.parametrize("silence_s", [0.01, 1.2, 9.7])
+def test_silence_before_a_long_sound_changes_nothing_but_the_times(model, silence_s, stretch_s, monkeypatch):
+    monkeypatch.setattr(engine, "_STRETCH_S", stretch_s)
+    sound = music(7.3)
+    sound[0] = 0.5
+    plain, shifted = results(model, [(sound, RATE_HZ), (led(sound, silence_s), RATE_HZ)])
+    np.testing.assert_allclose(shifted.windows_WD, plain.windows_WD, atol=1e-5)
+    np.testing.assert_allclose(shifted.vector_D, plain.vector_D, atol=1e-5)
+    offset_s = round(silence_s * RATE_HZ) / RATE_HZ
+    np.testing.assert_allclose(np.array(shifted.starts_s) - plain.starts_s, offset_s, atol=1e-9)
+    assert shifted.duration_s == pytest.approx(plain.duration_s + offset_s)
+
+
+def test_a_short_sound_is_heard_with_its_silence(model):
+    sound = led(music(0.2), 0.2)
+    assert len(sound) < WINDOW
+    (found,) = results(model, [(sound, RATE_HZ)])
+    np.testing.assert_allclose(found.vector_D, slowly(model, sound), atol=1e-5)
+    assert found.starts_s == (0.0,)
+
+
+@pytest.mark.parametrize("stretch_s", [0.4, 120.0])
+def test_of_nothing_but_silence_one_window_is_heard(model, stretch_s, monkeypatch):
+    monkeypatch.setattr(engine, "_STRETCH_S", stretch_s)
+    (found,) = results(model, [(np.zeros(9 * RATE_HZ, np.float32), RATE_HZ)])
+    assert len(found.windows_WD) == 1 and found.duration_s == 9.0
+    assert found.starts_s[0] + found.window_s == pytest.approx(9.0)
+
+
+def test_frames_cover_the_silence_too(model):
+    sound = led(music(4.0), 2.0)
+    (found,) = AudioEngine(TorchProgram(model)).frames([(sound, RATE_HZ)])
+    assert found.times_s[0] < 0.5 and found.duration_s == pytest.approx(6.0)

@@ -14,6 +14,7 @@ import soundfile
 import clapkit
 from clapkit.errors import ClapkitError, MissingExtraError, ModelError, SpecError
 from clapkit.files import cache_folder
+from clapkit.runtime.graphs.exported import VERSION
 
 pytestmark = pytest.mark.skipif(
     not all(map(find_spec, ("onnx", "onnxscript", "onnxruntime"))), reason="exporting needs the extra 'export'"
@@ -165,7 +166,7 @@ print(json.dumps({
 def test_a_torch_model_is_exported_once_into_the_cache(clap, tiny_run, sounds, monkeypatch):
     ready = clapkit.load(tiny_run.path, provider="onnx", threads=1)
     assert np.abs(ready.embed_audio(sounds) - clap.embed_audio(sounds)).max() < 1e-5
-    cached = cache_folder() / "onnx" / "v1" / clap.space_id
+    cached = cache_folder() / "onnx" / f"v{VERSION}" / clap.space_id
     assert ready.folder == cached and (cached / "parity.json").is_file()
     monkeypatch.setattr("clapkit.runtime.export.export", None)  # a second export would be an error
     assert clapkit.load(tiny_run.path, provider=provider_or_skip("openvino")).space_id == clap.space_id

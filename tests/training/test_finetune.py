@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 
 import clapkit
 from clapkit import native
-from clapkit.cookbook import find_recipe
 from clapkit.checkpoints.load import read_model
+from clapkit.cookbook import find_recipe
 from clapkit.data.clip import Clip
 from clapkit.errors import CheckpointError, ModelError, RecipeError, SpecError, TextTowerError
 from clapkit.heads.anchors import AnchoredLinear

@@ -53,7 +53,7 @@ class OnnxProgram:
         return (lambda: None), (lambda: None)
 
     def cut(self, index: int) -> Cut:
-        return Cut(index, self.window, self.hop)
+        return Cut(index, self.window, self.hop, from_onset=self.longer == "windows")
 
     def encode_windows(self, windows: Sequence[Any]) -> np.ndarray:
         """Windows of samples [n], each as long as it is."""
