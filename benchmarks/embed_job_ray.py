@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import signal
 import sys
@@ -55,18 +56,18 @@ def write_clips(folder: Path, count: int) -> list[str]:
 class Job:
     """The same clips embedded again and again, into folders of their own."""
 
-    def __init__(self, folder: Path, clips: int) -> None:
+    def __init__(self, folder: Path, clips: int, provider: str | None) -> None:
         write_model(folder / "model")
         self.sounds = write_clips(folder / "clips", clips)
-        self.clap = clapkit.load(folder / "model", device="cpu", threads=1)
+        self._load = partial(clapkit.load, str(folder / "model"), device="cpu", threads=1, provider=provider)
+        self.clap = self._load()
         self._folder, self._runs = folder, 0
 
     def run(self, workers: int, watch: Callable[[JobProgress], None] | None = None) -> dict[str, Any]:
         """Seconds of the whole job, and the table that it wrote."""
         self._runs += 1
         out = self._folder / f"vectors{self._runs}"
-        load = partial(clapkit.load, str(self._folder / "model"), device="cpu", threads=1)
-        embedder = RayWorkers(load, pipeline_id=self.clap.pipeline_id, workers=workers, threads=1, device="cpu")
+        embedder = RayWorkers(self._load, pipeline_id=self.clap.pipeline_id, workers=workers, threads=1, device="cpu")
         first: list[float] = []
 
         def told(at: JobProgress) -> None:
@@ -122,7 +123,7 @@ def compared(found: dict[str, Any], expected: dict[str, Any]) -> dict[str, Any]:
 
 
 def measure(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    job = Job(folder, given.clips)
+    job = Job(folder, given.clips, given.provider)
     rounds: dict[int, list[dict[str, Any]]] = {1: [], 2: []}
     loads = []
     for _ in range(given.rounds):
@@ -135,6 +136,7 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     steady = [run["seconds"] - run["seconds_to_the_first"] for run in (one, two)]
     return {
         "clips": given.clips,
+        "provider": job.clap.provider,
         "load_average_before_each_round": loads,
         "one_worker_s": [round(run["seconds"], 1) for run in rounds[1]],
         "two_workers_s": [round(run["seconds"], 1) for run in rounds[2]],
@@ -155,12 +157,13 @@ def is_right(told: dict[str, Any]) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=int, default=400)
+    parser.add_argument("--clips", type=int, default=800)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--provider", default="torch", help="as in clapkit.load")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     machine = described("torch", "ray", "pyarrow")
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
         told = measure(given, Path(folder))
     ray.shutdown()

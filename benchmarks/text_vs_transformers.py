@@ -1,6 +1,6 @@
 """Captions to embeddings: clapkit against transformers, same weights, same captions, same run.
 
-Run:   python benchmarks/text_vs_transformers.py [--threads 2] [--texts 512] [--rounds 3]
+Run:   python benchmarks/text_vs_transformers.py [--threads 2] [--texts 512] [--rounds 3] [--provider torch]
            [--json benchmarks/results/text_vs_transformers.json]
 
 Input: captions of 3 to 30 words, made of a list of words; a byte-pair tokenizer of 8,000 tokens trained on other
@@ -21,6 +21,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ class Peer:
         took = {}
         for batch in (1, 4, 16, 64):
             self.batch = batch
-            took[batch] = round(1e3 * seconds(lambda: self(texts), now) / len(texts), 2)
+            took[batch] = round(1e3 * seconds(partial(self, texts), now) / len(texts), 2)
         self.batch = min(took, key=lambda size: took[size])
         return took
 
@@ -114,8 +115,8 @@ def seconds(work: Callable[[], object], now: Callable[[], float]) -> float:
     return now() - started
 
 
-def contest(folder: Path, texts: list[str], *, threads: int, rounds: int) -> dict[str, Any]:
-    clap = clapkit.load(folder, device="cpu", threads=threads)
+def contest(folder: Path, texts: list[str], *, threads: int, rounds: int, provider: str | None) -> dict[str, Any]:
+    clap = clapkit.load(folder, device="cpu", provider=provider, threads=threads)
     peers = {
         "padded to the longest": Peer(folder, padding="longest"),
         "padded to 77": Peer(folder, padding="max_length"),
@@ -125,13 +126,14 @@ def contest(folder: Path, texts: list[str], *, threads: int, rounds: int) -> dic
     best = dict.fromkeys(["clapkit", *peers], float("inf"))
     ours = clap.embed_text(texts)
     for _ in range(rounds):
-        best["clapkit"] = min(best["clapkit"], seconds(lambda: clap.embed_text(texts), now))
+        best["clapkit"] = min(best["clapkit"], seconds(partial(clap.embed_text, texts), now))
         for name, peer in peers.items():
-            best[name] = min(best[name], seconds(lambda peer=peer: peer(texts), now))
+            best[name] = min(best[name], seconds(partial(peer, texts), now))
     lengths = [len(tokens) for tokens in peers["padded to 77"].tokenizer(texts)["input_ids"]]
     return {
         "texts": len(texts),
         "tokens_a_text": {"least": min(lengths), "mean": round(float(np.mean(lengths)), 1), "most": max(lengths)},
+        "provider": clap.provider,
         "threads": threads,
         "time_of_the": "processor" if threads == 1 else "clock",
         "clapkit_ms_a_text": round(1e3 * best["clapkit"] / len(texts), 2),
@@ -154,6 +156,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--texts", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--provider", help="as in clapkit.load")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -161,7 +164,8 @@ def main() -> None:
     machine = described("torch", "transformers", "tokenizers")
     with tempfile.TemporaryDirectory() as folder:
         write_model(Path(folder))
-        told = contest(Path(folder), captions(given.texts, seed=2), threads=given.threads, rounds=given.rounds)
+        texts = captions(given.texts, seed=2)
+        told = contest(Path(folder), texts, threads=given.threads, rounds=given.rounds, provider=given.provider)
     text = json.dumps({**told, "machine": machine}, indent=2)
     print(text)
     if given.json:
