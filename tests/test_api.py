@@ -240,7 +240,7 @@ def test_threads_are_set_when_asked_for(tiny_run):
 
 
 def test_an_unknown_precision_is_refused(tiny_run):
-    with pytest.raises(ClapkitError, match="precision is 'fp32' or 'bf16', not 'fp8'"):
+    with pytest.raises(ClapkitError, match="precision is 'fp32' or 'bf16' or 'int8', not 'fp8'"):
         clapkit.load(tiny_run.path, precision="fp8")
 
 
