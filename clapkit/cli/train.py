@@ -14,7 +14,7 @@ import typer
 from clapkit.cli.checkpoints import read_checkpoint
 from clapkit.cli.inputs import read_columns, read_sets, read_splits
 from clapkit.cli.options import Column, Data, Device, Split, Trust
-from clapkit.cli.terminal import progress_wanted, results, say
+from clapkit.cli.terminal import progress_wanted, results, say, table
 from clapkit.data.clip import Clip
 from clapkit.errors import RecipeError
 
@@ -30,7 +30,7 @@ _ValSplit = Annotated[
     list[str] | None,
     typer.Option("--val-split", metavar="COLUMN=a,b", help="Like --split, for --val (which --split leaves alone)."),
 ]
-_Out = Annotated[Path, typer.Option("--out", help="Folder of the run; its model is written to RUN/model.")]
+_Out = Annotated[Path | None, typer.Option("--out", help="Folder of the run; its model is written to RUN/model.")]
 _Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="key=value", help="Change a setting that exists: --set train.steps=500. Repeatable."),
@@ -56,6 +56,12 @@ _HoldOut = Annotated[
     float, typer.Option("--hold-out", help="With --from and without --val: share of --data to measure on.")
 ]
 _Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint of --out.")]
+_Plan = Annotated[
+    bool, typer.Option("--plan", help="Say what it would take (steps, memory, hours, hardware), and do nothing.")
+]
+_Timing = Annotated[
+    bool, typer.Option("--timing/--no-timing", help="With --plan: run a few steps on noise to estimate the hours.")
+]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -65,7 +71,7 @@ def add_to(app: typer.Typer) -> None:
 def train(
     recipe: _Recipe,
     data: Data,
-    out: _Out,
+    out: _Out = None,
     start: _From = None,
     val: _Val = None,
     split: Split = None,
@@ -81,6 +87,8 @@ def train(
     variant: _Variant = None,
     text: _Text = None,
     trust: Trust = None,
+    plan: _Plan = False,
+    timing: _Timing = True,
 ) -> None:
     """Train a recipe on captioned or labelled sound.
 
@@ -93,6 +101,8 @@ def train(
     from clapkit import api
 
     chosen = _resolved(recipe, scale, sets or ())
+    if out is None and not plan:
+        raise RecipeError("say where the run is to be written: --out FOLDER (or --plan, to see what it would take)")
     _check_start(chosen, start, [name for name, given in (("--old", old), ("--text", text)) if given])
     read = _Reader(columns=read_columns(column or ()))
     manifest = read(data, split)
@@ -103,8 +113,14 @@ def train(
         say(str(source))
     _note_overlap(manifest.clips, held_out, "--val")
     _note_overlap(manifest.clips, before, "--old")
+    given = None
     if start is not None:
         given = _Given(start, device=device, variant=variant, text=text, trust=tuple(trust or ()))
+    if plan:
+        _show_plan(chosen, manifest.clips, given, device=device, timing=timing)
+        return
+    assert out is not None, "it is needed by all but --plan"
+    if given is not None:
         _tune(chosen, manifest.clips, given, out=out, resume=resume, val=held_out, old=before, hold_out=hold_out)
         return
     run = api.train(chosen, manifest.clips, out=out, resume=resume, device=device, progress=progress_wanted())
@@ -150,6 +166,20 @@ def _resolved(name: str, scale: str | None, sets: Sequence[str]) -> Recipe:
     for key, value in read_sets(sets).items():
         chosen = chosen.with_set(key, value)
     return chosen
+
+
+def _show_plan(recipe: Recipe, clips: Sequence[Clip], given: _Given | None, *, device: str, timing: bool) -> None:
+    from clapkit.opening import need_torch
+
+    need_torch("Training")
+    import torch
+
+    from clapkit.training.plan import plan
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    made = plan(recipe, clips, start=None if given is None else given.load(), device=device, timing=timing)
+    results().print(table("plan", ("what", "how much"), made.rows()))
 
 
 def _check_start(recipe: Recipe, start: str | None, needing: Sequence[str]) -> None:

@@ -100,3 +100,21 @@ def test_a_recipe_of_one_s_own_lies_in_the_current_folder(clapkit, world, tmp_pa
     done = clapkit("train", "my_method:recipe", "--data", str(world), "--out", "mine")
     assert done.exit_code == 0, done.stderr
     assert (tmp_path / "mine" / "model" / "config.json").is_file()
+
+
+def test_a_plan_is_told_and_nothing_is_decoded_or_written(clapkit, world, tmp_path):
+    cache = tmp_path / "cache"
+    words = ("train", "soundworld", "--data", world, "--split", "split=train", "--scale", "paper", "--plan")
+    told = clapkit(*words, "--out", tmp_path / "run", CLAPKIT_CACHE=str(cache))
+    assert told.exit_code == 0, told.output
+    for what in ("parameters", "learnt", "steps", "memory in all", "expected time", "one accelerator with"):
+        assert what in told.stdout
+    assert " on cpu" in told.stdout and "not measured" not in told.stdout
+    assert not (tmp_path / "run").exists() and not cache.exists()
+    untimed = clapkit(*words, "--no-timing")  # without --out too
+    assert untimed.exit_code == 0 and "not measured: not asked for" in untimed.stdout
+
+
+def test_a_run_needs_a_folder(clapkit, world):
+    outcome = clapkit("train", "soundworld", "--data", world)
+    assert outcome.exit_code == 2 and "--out FOLDER" in outcome.stderr
