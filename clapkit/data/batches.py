@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from clapkit.errors import SpecError
+from clapkit.data.clip import Clip
+from clapkit.errors import RecipeError, SpecError
+
+MOST_TAGS = 4096
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,11 @@ class Batch:
     texts, soft_target_BU   the texts and how each clip's description is shared out among them
     mel_params              for each mel view the drawn parameters of each clip
     params                  everything that was drawn, JSON-able, for the log and for replay
+    wrong                   captions that are false for each clip, for other clips they may be true
+    label_B                 class of each clip (int64, `Classes.label_B`); None: nothing in the data has a label
+    tag_BC                  0 or 1 for each name (float32, `Classes.tag_BC`); None: the data has none, or over MOST_TAGS
+    other_BN, other_lengths_B, other_mel_params   a second draw of the same clips by the same views; None: nobody asked
+    events                  (text, onset_s, offset_s) of what happens in each clip, from the first sample on
     """
 
     step: int
@@ -43,3 +51,60 @@ class Batch:
     soft_target_BU: np.ndarray
     mel_params: tuple[tuple[Mapping[str, Any], ...], ...] = ()
     params: Mapping[str, Any] | None = None
+    wrong: tuple[tuple[str, ...], ...] = ()
+    label_B: np.ndarray | None = None
+    tag_BC: np.ndarray | None = None
+    other_BN: np.ndarray | None = None
+    other_lengths_B: np.ndarray | None = None
+    other_mel_params: tuple[tuple[Mapping[str, Any], ...], ...] = ()
+    events: tuple[tuple[tuple[str, float, float], ...], ...] = ()
+
+
+class Classes:
+    """The labels and tags of a data set as numbers.
+
+    labels  the different labels, sorted: class c is `labels[c]`
+    tags    the different tags and labels together, sorted: a label counts as a tag of its clip, because views that put
+            clips together make tags of their labels
+    """
+
+    def __init__(self, clips: Sequence[Clip]) -> None:
+        self.labels = tuple(sorted({clip.label for clip in clips if clip.label}))
+        self.tags = tuple(sorted({name for clip in clips for name in _names(clip)}))
+        self._label = {name: number for number, name in enumerate(self.labels)}
+        self._tag = {name: number for number, name in enumerate(self.tags)}
+
+    def label_B(self, parts: Sequence[Sequence[Clip]]) -> np.ndarray | None:
+        """Number of each clip's class, int64 [B]; a clip is given as what it was mixed from, or as itself alone.
+
+        -1: no label, one that the data set does not have, or parts of different classes. None: no class at all.
+        """
+        if not self.labels:
+            return None
+        found = [{self._label.get(clip.label or "", -1) for clip in clips} for clips in parts]
+        return np.array([numbers.pop() if len(numbers) == 1 else -1 for numbers in found], np.int64)
+
+    def tag_BC(self, parts: Sequence[Sequence[Clip]]) -> np.ndarray | None:
+        """1 where clip b, or a part of it, has tag c, else 0; float32 [B, C]. None: no tag, or more than MOST_TAGS."""
+        if not 0 < len(self.tags) <= MOST_TAGS:
+            return None
+        table = np.zeros((len(parts), len(self.tags)), np.float32)
+        for b, clips in enumerate(parts):
+            table[b, [self._tag[name] for clip in clips for name in _names(clip) if name in self._tag]] = 1.0
+        return table
+
+
+def _names(clip: Clip) -> tuple[str, ...]:
+    return (*clip.tags, clip.label) if clip.label else clip.tags
+
+
+def check_lengths(views: Iterable[Any], size: BatchSize) -> None:
+    """RecipeError where a view makes clips longer (`longest_s`) than a batch holds: the end would be cut, and with it
+    what the new captions speak of."""
+    for view in views:
+        longest_s = getattr(view, "longest_s", None)
+        if longest_s is not None and longest_s > size.clip_s:
+            raise RecipeError(
+                f"{type(view).__name__} makes clips of up to longest_s={longest_s:g} s, and the batch holds "
+                f"clip_s={size.clip_s:g} s: make longest_s smaller or batch.clip_s larger"
+            )

@@ -25,6 +25,7 @@ ROLES: dict[str, tuple[str, ...]] = {
     "end": ("end", "end_s"),
     "id": ("id",),
     "events": ("events",),
+    "wrong": ("wrong", "wrong_caption", "wrong_captions"),
 }
 _ALIASES = {name: role for role, names in ROLES.items() for name in (role, *names)}
 _NUMBERED_CAPTION = re.compile(r"caption_?\d+$")

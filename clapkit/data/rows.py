@@ -51,6 +51,7 @@ class ClipReader:
         start_s, duration_s = self._times(row)
         before_text = len(self.problems)
         captions, empty_caption = self._captions(row)
+        wrong = self._wrong(row, captions)
         clip = Clip(
             id=self._id(row, name, start_s),
             audio=audio,
@@ -62,6 +63,7 @@ class ClipReader:
             split=self._plain(row, "split"),
             events=self._events(row),
             meta={name: row.values.get(name) for name in self._columns.unread},
+            wrong=wrong,
         )
         if len(self.problems) == before_text:
             self._check_text(row, clip, empty_caption=empty_caption)
@@ -143,6 +145,20 @@ class ClipReader:
                 elif len(parts) > 1:
                     self._problem(row, f"caption {number} of {len(parts)} is empty")
         return tuple(captions), present and not captions
+
+    def _wrong(self, row: Row, captions: Sequence[str]) -> tuple[str, ...]:
+        """Captions that are said to be false; one that is also said to be true is a fault."""
+        wrong: dict[str, None] = {}
+        true = {caption.casefold() for caption in captions}
+        for column in self._columns.of("wrong"):
+            for part in _parts(row.values.get(column.name), column):
+                if not isinstance(part, str):
+                    self._problem(row, f"a wrong caption is text, found {type(part).__name__} {part!r}")
+                elif part.strip().casefold() in true:
+                    self._problem(row, f"the caption '{part.strip()}' is given as wrong too")
+                elif part.strip():
+                    wrong[part.strip()] = None
+        return tuple(wrong)
 
     def _label(self, row: Row) -> str | None:
         value = self._first(row, "label")

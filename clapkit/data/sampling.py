@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from clapkit.data.clip import Clip
 from clapkit.errors import DataError
 
 # Streams of random numbers: one purpose each, so that a new purpose does not move the others.
-ORDER, VIEWS, TEXTS, TOKENS, HELD_OUT = 1, 2, 3, 4, 5
+ORDER, VIEWS, TEXTS, TOKENS, HELD_OUT, GROUPS = 1, 2, 3, 4, 5, 6
 
 
 def stream(seed: int, purpose: int, *position: int) -> np.random.Generator:
@@ -17,9 +20,29 @@ def stream(seed: int, purpose: int, *position: int) -> np.random.Generator:
     return np.random.default_rng((seed, purpose, *position))
 
 
+class Order(Protocol):
+    """Which clips stand in which batch: a pure function of (seed, step), so that nothing has to be remembered."""
+
+    def rows(self, count: int, batch_size: int, step: int, seed: int) -> np.ndarray:
+        """Positions of the clips of batch `step` (0-based) among `count` clips, int64 [batch_size]."""
+        ...
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """A frozen dataclass that orders any data set, once it has seen what the clips say of themselves."""
+
+    def prepare(self, clips: Sequence[Clip]) -> Order:
+        """The order for these clips. DataError where they lack what it goes by, before anything is trained."""
+        ...
+
+
 @dataclass(frozen=True)
 class Shuffled:
     """Every clip once an epoch, in a new order each epoch; batches run on across the end of an epoch."""
+
+    def prepare(self, clips: Sequence[Clip]) -> Order:
+        return self
 
     def rows(self, count: int, batch_size: int, step: int, seed: int) -> np.ndarray:
         """Positions of the clips of batch `step` (0-based) among `count` clips, int64 [batch_size]."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,17 +60,18 @@ def draw_text(rng: np.random.Generator, clip: Clip, choice: TextChoice) -> str |
     return texts[int(rng.integers(len(texts)))] if texts else None
 
 
-def soft_target(clips: Sequence[Clip], columns: Sequence[str], by_id: dict[str, Clip]) -> np.ndarray:
+def soft_target(clips: Sequence[Clip], columns: Sequence[str], parts: Sequence[Mapping[str, Clip]]) -> np.ndarray:
     """[B, U] float32: how each clip's description is shared out among the columns; rows sum to 1.
 
     A column counts for a clip if it is one of the clip's own texts; several share evenly. A mixed clip (`sources`) has
-    the rows of what it was mixed from, in their shares.
+    the rows of what it was mixed from, in their shares: its own texts for itself, and for each other source those of
+    `parts[b][name]`, the clip as it was mixed in.
     """
     place = {text: u for u, text in enumerate(columns)}
     target = np.zeros((len(clips), len(columns)), np.float32)
     for b, clip in enumerate(clips):
         for name, share in clip.sources or ((clip.id, 1.0),):
-            source = by_id[name] if clip.sources else clip
+            source = clip if name == clip.id else parts[b][name]
             own = [place[t] for t in dict.fromkeys((*source.captions, *source.prompts)) if t in place]
             if own:
                 target[b, own] += np.float32(share / len(own))

@@ -4,20 +4,43 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from clapkit.audio.windows import fit
-from clapkit.data.batches import Batch, BatchSize
+from clapkit.data.batches import Batch, BatchSize, Classes, check_lengths
 from clapkit.data.cache import CachedAudio
 from clapkit.data.clip import Clip
-from clapkit.data.sampling import TEXTS, VIEWS, Shuffled, stream
+from clapkit.data.sampling import TEXTS, VIEWS, Order, Sampler, stream
 from clapkit.data.texts import TextBank, TextChoice, draw_text, soft_target
+from clapkit.errors import RecipeError
 from clapkit.model import Fill
-from clapkit.units import seconds_to_samples
+from clapkit.units import samples_to_seconds, seconds_to_samples
 from clapkit.views.audio import samples_of
-from clapkit.views.base import View
+from clapkit.views.base import Params, View
+from clapkit.views.partners import shifted
+
+_ROUNDING_S = 0.002  # by so much a view may miss a length: several cuts, each rounded to a sample
+
+
+@dataclass
+class _Draw:
+    """Clips as the views left them.
+
+    parts       for each clip that is a mixture: id -> clip as it was mixed in, of all sources but itself
+    params      what each audio view drew, by its number and name;  mel_params: what each mel view drew
+    """
+
+    clips: list[Clip]
+    parts: list[dict[str, Clip]]
+    params: dict[str, list]
+    mel_params: tuple[tuple[Params, ...], ...] = ()
+
+    def whole(self) -> list[tuple[Clip, ...]]:
+        """Everything that each clip was made of in shares, itself among it."""
+        return [(clip, *parts.values()) for clip, parts in zip(self.clips, self.parts, strict=True)]
 
 
 class Loader:
@@ -25,7 +48,11 @@ class Loader:
 
     `fill` is what becomes of a sound that is shorter than the batch, as in `model.Windowing`; the views come before.
     Views are applied one after the other over the whole batch: a view that needs a partner takes it from the batch as
-    the view before it left it. Every row of every view has a random stream of its own.
+    the view before it left it. Every row of every view has a random stream of its own. `second` makes a second draw of
+    each batch (`Batch.other_BN`): other crops, other parameters, other partners.
+
+    Raises RecipeError for views that make clips longer than the batch holds, and DataError or RecipeError for a
+    sampler that does not suit the clips.
     """
 
     def __init__(
@@ -35,62 +62,100 @@ class Loader:
         views: Sequence[View],
         size: BatchSize,
         texts: TextChoice,
-        sampler: Shuffled,
+        sampler: Sampler,
         seed: int,
         fill: Fill = "mask",
+        second: bool = False,
     ) -> None:
+        check_lengths(views, size)
         self._audio = audio
         self._size = size
         self._texts = texts
         self._sampler = sampler
         self._seed = seed
         self._fill = fill
+        self._second = second
         self._views = [v for v in views if v.domain == "audio"]
         self._mel_views = [v for v in views if v.domain == "mel"]
         self.clips = described(audio.clips, views, seed)
+        self.classes = Classes(self.clips)
         self._bank = TextBank(self.clips)
         self._samples = seconds_to_samples(size.clip_s, audio.rate_hz)
+        self._order: Order = sampler.prepare(self.clips)
 
     def all_texts(self) -> list[str]:
-        """Every text that a clip has, distinct, in a stable order."""
-        return list(dict.fromkeys(t for clip in self.clips for t in (*clip.captions, *clip.prompts)))
+        """Every text that a clip has, wrong ones last, distinct, in a stable order."""
+        true = (t for clip in self.clips for t in (*clip.captions, *clip.prompts))
+        return list(dict.fromkeys((*true, *(t for clip in self.clips for t in clip.wrong))))
 
     def make(self, step: int) -> Batch:
         """Batch number `step`, the same at every call and in every process."""
-        rows = self._sampler.rows(len(self._audio), self._size.clips, step, self._seed)
-        clips = [self._crop(int(row), step, b) for b, row in enumerate(rows)]
-        drawn: dict[str, list] = {}
+        rows = self._order.rows(len(self._audio), self._size.clips, step, self._seed)
+        drawn = self._draw(rows, step)
+        texts, target = self._describe(drawn, step)
+        samples, lengths = _laid_out(drawn.clips, self._samples, self._fill, self._audio.rate_hz)
+        batch = Batch(
+            step=step,
+            ids=tuple(clip.id for clip in drawn.clips),
+            samples_BN=samples,
+            lengths_B=lengths,
+            texts=tuple(texts),
+            soft_target_BU=target,
+            mel_params=drawn.mel_params,
+            params=drawn.params,
+            wrong=tuple(_wrong(parts) for parts in drawn.whole()),
+            label_B=self.classes.label_B(drawn.whole()),
+            tag_BC=self.classes.tag_BC(drawn.whole()),
+            events=tuple(tuple((e.label, e.onset_s, e.offset_s) for e in clip.events) for clip in drawn.clips),
+        )
+        return self._with_other(batch, self._draw(rows, step, again=True)) if self._second else batch
+
+    def _with_other(self, batch: Batch, drawn: _Draw) -> Batch:
+        samples, lengths = _laid_out(drawn.clips, self._samples, self._fill, self._audio.rate_hz)
+        params = {**(batch.params or {}), **{f"other {name}": value for name, value in drawn.params.items()}}
+        return replace(
+            batch, other_BN=samples, other_lengths_B=lengths, other_mel_params=drawn.mel_params, params=params
+        )
+
+    def _draw(self, rows: np.ndarray, step: int, *, again: bool = False) -> _Draw:
+        """The clips of a batch through all views; `again` with random streams of its own."""
+
+        def rng(b: int, number: int) -> np.random.Generator:
+            return stream(self._seed, VIEWS, step, b, number, *((1,) if again else ()))
+
+        clips = [self._crop(int(row), rng(b, 0)) for b, row in enumerate(rows)]
+        drawn = _Draw(clips, [{} for _ in clips], {})
         for number, view in enumerate(self._views):
-            params = [
-                dict(view.draw(stream(self._seed, VIEWS, step, b, number + 1), clip, clips))
-                for b, clip in enumerate(clips)
-            ]
-            by_id = {clip.id: clip for clip in clips}
-            clips = [view.apply(clip, p, by_id) for clip, p in zip(clips, params, strict=True)]
-            drawn[f"{number}:{type(view).__name__}"] = params
-        texts, target = self._describe(clips, rows, step)
-        samples, lengths = _laid_out([samples_of(clip) for clip in clips], self._samples, self._fill)
-        mel_params = tuple(
-            tuple(v.draw(stream(self._seed, VIEWS, step, b, 1000 + m), c, clips) for b, c in enumerate(clips))
+            before = drawn.clips
+            params = [dict(view.draw(rng(b, number + 1), clip, before)) for b, clip in enumerate(before)]
+            by_id = {clip.id: clip for clip in before}
+            drawn.clips = [view.apply(clip, p, by_id) for clip, p in zip(before, params, strict=True)]
+            drawn.params[f"{number}:{type(view).__name__}"] = params
+            drawn.parts = [_parts(clip, parts, by_id) for clip, parts in zip(drawn.clips, drawn.parts, strict=True)]
+        drawn.mel_params = tuple(
+            tuple(v.draw(rng(b, 1000 + m), clip, drawn.clips) for b, clip in enumerate(drawn.clips))
             for m, v in enumerate(self._mel_views)
         )
-        ids = tuple(clip.id for clip in clips)
-        return Batch(step, ids, samples, lengths, tuple(texts), target, mel_params, drawn)
+        return drawn
 
-    def _crop(self, row: int, step: int, b: int) -> Clip:
-        length = self._audio.length_samples(row)
-        room = length - self._samples
-        first = int(stream(self._seed, VIEWS, step, b, 0).integers(room + 1)) if room > 0 else 0
+    def _crop(self, row: int, rng: np.random.Generator) -> Clip:
+        """The clip with a stretch of its samples as long as the batch holds, and the events of that stretch."""
+        rate_hz = self._audio.rate_hz
+        room = self._audio.length_samples(row) - self._samples
+        first = int(rng.integers(room + 1)) if room > 0 else 0
         samples = self._audio.samples(row, first=first, count=self._samples)
-        return self.clips[row].with_(audio=samples)
+        clip = self.clips[row]
+        if clip.events:
+            length_s = samples_to_seconds(len(samples), rate_hz)
+            clip = clip.with_(events=shifted(clip.events, -samples_to_seconds(first, rate_hz), length_s))
+        return clip.with_(audio=samples, rate_hz=rate_hz)
 
-    def _describe(self, clips: Sequence[Clip], rows: np.ndarray, step: int) -> tuple[list[str], np.ndarray]:
+    def _describe(self, drawn: _Draw, step: int) -> tuple[list[str], np.ndarray]:
         rng = stream(self._seed, TEXTS, step)
-        by_id = {self.clips[row].id: self.clips[row] for row in rows}
-        columns = [text for clip in clips if (text := draw_text(rng, clip, self._texts)) is not None]
+        columns = [text for clip in drawn.clips if (text := draw_text(rng, clip, self._texts)) is not None]
         columns += self._bank.draw(rng, self._texts.bank)
         columns = list(dict.fromkeys(columns))
-        return columns, soft_target(clips, columns, by_id)
+        return columns, soft_target(drawn.clips, columns, drawn.parts)
 
     @property
     def mel_views(self) -> Sequence[View]:
@@ -109,14 +174,32 @@ def _with_texts(clip: Clip, views: Sequence[View], seed: int, row: int) -> Clip:
     return clip
 
 
-def _laid_out(sounds: Sequence[np.ndarray], samples: int, fill: Fill) -> tuple[np.ndarray, np.ndarray]:
+def _parts(clip: Clip, known: Mapping[str, Clip], pool: Mapping[str, Clip]) -> dict[str, Clip]:
+    """What the clip was mixed from besides itself: a source that is new is the clip of the pool that was mixed in."""
+    return {name: known.get(name) or pool[name] for name, _ in clip.sources if name != clip.id}
+
+
+def _wrong(parts: Sequence[Clip]) -> tuple[str, ...]:
+    """Captions that are false for the first clip, without those that are true of what was mixed into it."""
+    true = {text.casefold() for clip in parts for text in (*clip.captions, *clip.prompts)}
+    return tuple(text for text in dict.fromkeys(parts[0].wrong) if text.casefold() not in true)
+
+
+def _laid_out(clips: Sequence[Clip], samples: int, fill: Fill, rate_hz: int) -> tuple[np.ndarray, np.ndarray]:
     """(samples_BN, lengths_B): short sounds filled up as the model's windows are; what fills them counts as sound,
-    except under "mask"."""
-    padded = np.zeros((len(sounds), samples), np.float32)
-    lengths = np.full(len(sounds), samples, np.int64)
-    for b, sound in enumerate(sounds):
+    except under "mask". RecipeError for a sound that a view made longer than the batch holds."""
+    padded = np.zeros((len(clips), samples), np.float32)
+    lengths = np.full(len(clips), samples, np.int64)
+    for b, clip in enumerate(clips):
+        sound = samples_of(clip)
+        if len(sound) > samples + seconds_to_samples(_ROUNDING_S, rate_hz):
+            raise RecipeError(
+                f"the views made clip '{clip.id}' {len(sound) / rate_hz:.3f} s long, and the batch holds "
+                f"{samples / rate_hz:.3f} s: a view may not make a clip longer than batch.clip_s"
+            )
         if fill == "mask":
-            padded[b, : len(sound)], lengths[b] = sound, len(sound)
+            lengths[b] = min(len(sound), samples)
+            padded[b, : lengths[b]] = sound[:samples]
         else:
             padded[b] = fit(sound, samples, "pad" if fill == "zeros" else fill)
     return padded, lengths

@@ -338,3 +338,21 @@ def test_the_real_collection_reads_whole(shared_data):
     esc50 = read(shared_data / "esc50", splits={"split": ["fold5"]})
     assert len(esc50) == 400 and set(Counter(clip.label for clip in esc50).values()) == {8}
     assert not any("_" in label for label in esc50.labels)
+
+
+def test_false_captions_are_read_from_a_column_of_their_own(folder):
+    rows = [
+        {"path": "dog.wav", "caption": "a dog, then rain", "wrong": ["rain, then a dog", " ", "rain, then a dog"]},
+        {"path": "rain é.wav", "caption": "rain", "wrong": " no rain "},
+    ]
+    manifest = read(write(folder / "m.jsonl", rows))
+    assert [clip.wrong for clip in manifest] == [("rain, then a dog",), ("no rain",)]
+    assert manifest.report[0].columns["wrong"] == "wrong" and manifest.clips[0].meta == {}
+    rows = [{"path": "dog.wav", "caption": "a dog", "false[|]": "a cat|no dog"}]
+    (clip,) = read(write(folder / "m.csv", rows), columns={"wrong": "false[|]"})
+    assert clip.wrong == ("a cat", "no dog")
+    rows = [{"path": "dog.wav", "caption": "A dog", "wrong": ["a dog", 3]}]
+    assert problems_of(write(folder / "m.jsonl", rows)) == [
+        "line 1: the caption 'a dog' is given as wrong too",
+        "line 1: a wrong caption is text, found int 3",
+    ]

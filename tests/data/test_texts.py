@@ -46,7 +46,7 @@ def test_equals_the_reference(data):
     columns = data.draw(st.lists(st.sampled_from("abcdefgh"), unique=True, min_size=1))
     by_id = {c.id: c for c in plain}
     clips = [*plain, mixed]
-    found = soft_target(clips, columns, by_id)
+    found = soft_target(clips, columns, [by_id] * len(clips))
     np.testing.assert_allclose(found, by_cells(clips, columns, by_id), atol=1e-6)
     described = found.sum(1) > 0
     np.testing.assert_allclose(found[described].sum(1), 1.0, rtol=1e-6)
@@ -54,18 +54,18 @@ def test_equals_the_reference(data):
 
 def test_equal_texts_belong_to_all_their_clips():
     """The bank's "sound of dog" was drawn for nobody, and still counts for both dogs, never against them."""
-    target = soft_target([DOG, OWL, DOG2], COLUMNS, BY_ID)
+    target = soft_target([DOG, OWL, DOG2], COLUMNS, [BY_ID] * 3)
     np.testing.assert_allclose(target, [[0.5, 0, 0.5, 0], [0, 1, 0, 0], [0.5, 0, 0.5, 0]])
 
 
 def test_a_mixture_is_described_by_both_in_their_shares():
     mixed = DOG.with_(sources=(("d", 0.25), ("o", 0.75)))
-    np.testing.assert_allclose(soft_target([mixed], COLUMNS, BY_ID), [[0.125, 0.75, 0.125, 0]])
+    np.testing.assert_allclose(soft_target([mixed], COLUMNS, [BY_ID] * 3), [[0.125, 0.75, 0.125, 0]])
 
 
 def test_a_source_whose_text_is_absent_leaves_its_share_to_the_other():
     mixed = DOG.with_(sources=(("d", 0.25), ("o", 0.75)))
-    np.testing.assert_allclose(soft_target([mixed], ["a dog", "rain"], BY_ID), [[1.0, 0.0]])
+    np.testing.assert_allclose(soft_target([mixed], ["a dog", "rain"], [BY_ID]), [[1.0, 0.0]])
 
 
 def test_texts_are_drawn_from_captions_and_prompts_in_their_share(rng):

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
 from clapkit.data.batches import BatchSize
 from clapkit.data.cache import cache_audio
-from clapkit.data.clip import Clip
+from clapkit.data.clip import Clip, Event
 from clapkit.data.sampling import Shuffled
 from clapkit.data.texts import TextChoice
+from clapkit.errors import RecipeError
 from clapkit.training.loader import Loader, prefetched
 from clapkit.views.audio import Gain, TimeShift
 from clapkit.views.captions import LabelPrompts
 from clapkit.views.mixtures import MixClips, mix
+from clapkit.views.sequence import Concatenate, Repeat
 from clapkit.views.spectrogram import SpecAugment
+from clapkit.views.swaps import SwapOrder
 
 ALL_VIEWS = (LabelPrompts(per_clip=2), TimeShift(), Gain(), MixClips(p=0.7), SpecAugment())
 
@@ -179,3 +184,179 @@ def test_a_short_clip_is_filled_as_the_windows_of_the_model(fill, expected, hear
     row = made.ids.index("a")
     assert (made.samples_BN[row] * 32767).round().tolist() == expected
     assert made.lengths_B.tolist() == [heard, heard]
+
+
+def ticking(count: int = 8) -> list[Clip]:
+    """Clips of one second in eight parts, clip c with one event in part c and a false caption."""
+    clips = []
+    for number in range(count):
+        sound = np.full(8000, 0.01, np.float32)
+        sound[number * 1000 : (number + 1) * 1000] = 0.5
+        at = (number / 8, (number + 1) / 8)
+        clips.append(
+            Clip(
+                f"c{number}",
+                sound,
+                captions=(f"tick {number}, then silence",),
+                label=f"kind {number % 3}" if number else None,
+                tags=("loud",) if number % 2 else (),
+                events=(Event(f"tick {number}", *at),),
+                wrong=(f"no tick {number}",),
+            )
+        )
+    return clips
+
+
+def ticks(views=(), *, clip_s: float = 0.5, second: bool = False, clips=None) -> Loader:
+    audio = cache_audio(clips or ticking(), rate_hz=8000, workers=0)
+    size, texts = BatchSize(8, clip_s), TextChoice(bank=0)
+    return Loader(audio, views=views, size=size, texts=texts, sampler=Shuffled(), seed=1, second=second)
+
+
+def test_events_are_where_the_crop_has_them():
+    """The loud part of each clip is its event: cut at the ends of the crop, gone where the crop does not reach."""
+    counted = set()
+    for step in range(4):
+        batch = ticks().make(step)
+        for name, samples, events in zip(batch.ids, batch.samples_BN, batch.events, strict=True):
+            heard = np.flatnonzero(np.abs(samples) > 0.1)
+            counted.add(len(events))
+            if len(heard):
+                ((text, onset_s, offset_s),) = events
+                assert text == f"tick {name[1:]}"
+                assert (onset_s, offset_s) == pytest.approx((heard[0] / 8000, (heard[-1] + 1) / 8000), abs=1e-9)
+            else:
+                assert events == ()
+    assert counted == {0, 1}
+
+
+def test_views_that_count_seconds_are_told_the_rate():
+    batch = ticks((Concatenate(longest_s=0.5, gap_s=(0.0, 0.0), p=1.0),)).make(0)
+    assert sum(len(events) == 2 for events in batch.events) > 3
+    assert all(0 <= on < off <= 0.5 for events in batch.events for _, on, off in events)
+
+
+def test_false_captions_stand_in_the_batch_as_the_views_left_them():
+    made = ticks((SwapOrder(),), clip_s=1.0)
+    batch = made.make(0)
+    for name, wrong in zip(batch.ids, batch.wrong, strict=True):
+        assert wrong[0] == f"no tick {name[1:]}" and wrong == made.clips[int(name[1:])].wrong
+    assert made.all_texts()[-1] in batch.wrong[batch.ids.index("c7")], "wrong ones are last"
+    assert {text for wrong in batch.wrong for text in wrong} <= set(made.all_texts())
+
+
+def test_what_is_true_of_a_clip_that_was_mixed_in_is_not_held_against_the_mixture():
+    clips = ticking(2)
+    clips[0] = clips[0].with_(wrong=("Tick 1, then silence", "nothing"))
+    batch = ticks((MixClips(p=1.0),), clips=clips).make(0)
+    (drawn,) = batch.params.values()
+    for name, wrong, params in zip(batch.ids, batch.wrong, drawn, strict=True):
+        if name == "c0":
+            assert wrong == (("nothing",) if params else ("Tick 1, then silence", "nothing"))
+
+
+def test_classes_are_numbered_over_the_data_by_name():
+    made = ticks()
+    batch = made.make(0)
+    assert made.classes.labels == ("kind 0", "kind 1", "kind 2")
+    expected = [-1 if name == "c0" else int(name[1:]) % 3 for name in batch.ids]
+    assert batch.label_B.tolist() == expected and batch.label_B.dtype == np.int64
+    assert made.classes.tags == ("kind 0", "kind 1", "kind 2", "loud") and batch.tag_BC.dtype == np.float32
+    for name, label, row in zip(batch.ids, batch.label_B, batch.tag_BC, strict=True):
+        assert row.tolist() == [float(label == c) for c in range(3)] + [float(int(name[1:]) % 2)]
+
+
+def test_a_mixture_has_the_tags_of_its_parts_and_the_class_that_they_share():
+    made = ticks((MixClips(p=1.0),))
+    batch = made.make(0)
+    (drawn,) = batch.params.values()
+    classes = {clip.id: made.classes.labels.index(clip.label) if clip.label else -1 for clip in made.clips}
+    mixed = 0
+    for name, label, row, params in zip(batch.ids, batch.label_B, batch.tag_BC, drawn, strict=True):
+        parts = {name, params["partner"]} if params else {name}
+        found = {classes[part] for part in parts}
+        assert label == (found.pop() if len(found) == 1 else -1)
+        tags = {tag for part in parts for tag in (made.clips[int(part[1:])].tags)}
+        assert row[3] == float("loud" in tags)
+        mixed += len(parts) > 1
+    assert mixed > 4
+
+
+def test_data_without_classes_has_none():
+    clips = [clip.with_(label=None, tags=()) for clip in ticking()]
+    batch = ticks(clips=clips).make(0)
+    assert batch.label_B is None and batch.tag_BC is None
+
+
+def test_so_many_tags_that_a_table_would_fill_the_memory_make_none():
+    clips = [clip.with_(tags=tuple(f"tag {i}-{clip.id}" for i in range(600))) for clip in ticking()]
+    batch = ticks(clips=clips).make(0)
+    assert batch.tag_BC is None and batch.label_B is not None
+
+
+def test_a_second_draw_is_made_when_asked_and_leaves_the_first_as_it_was():
+    views = (Gain(), MixClips(p=0.5), SpecAugment())
+    plain, both = ticks(views).make(2), ticks(views, second=True).make(2)
+    assert plain.other_BN is None and plain.other_lengths_B is None and plain.other_mel_params == ()
+    assert_equal(plain, dataclasses.replace(both, params=plain.params))
+    assert both.other_BN.shape == both.samples_BN.shape and both.other_lengths_B.tolist() == [4000] * 8
+    assert not np.array_equal(both.other_BN, both.samples_BN) and both.other_mel_params != both.mel_params
+    assert set(both.params) == {"0:Gain", "1:MixClips", "other 0:Gain", "other 1:MixClips"}
+    np.testing.assert_array_equal(ticks(views, second=True).make(2).other_BN, both.other_BN)
+
+
+def test_the_second_draw_is_of_the_same_clips():
+    """Without views it is another stretch of the same sound."""
+    made = ticks(second=True)
+    batch = made.make(0)
+    for name, samples in zip(batch.ids, batch.other_BN, strict=True):
+        whole = made._audio.samples(int(name[1:]))
+        windows = np.lib.stride_tricks.sliding_window_view(whole, 4000)
+        assert (windows == samples).all(1).any()
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0), (1, 0, 1)])
+def test_a_mixture_is_described_by_its_parts_as_they_were_mixed(order):
+    """Joined clips in a mixture have other captions than the data; no clip is left without a text of its own."""
+    parts = (Concatenate(longest_s=0.5, gap_s=(0.0, 0.0), p=0.6), MixClips(p=0.6))
+    made = ticks([parts[i] for i in order])
+    joined = 0
+    for step in range(6):
+        batch = made.make(step)
+        np.testing.assert_allclose(batch.soft_target_BU.sum(1), 1.0, rtol=1e-6)
+        known = {text for clip in made.clips for text in clip.captions}
+        joined += sum(text not in known for text in batch.texts)
+        drawn = list(batch.params.values())[-1]
+        if order == (0, 1):
+            for b, params in enumerate(drawn):
+                if params and (partner := batch.ids.index(params["partner"])) != b:
+                    own = {batch.texts[u] for u in np.flatnonzero(batch.soft_target_BU[b])}
+                    told = {batch.texts[u] for u in np.flatnonzero(batch.soft_target_BU[partner])}
+                    assert own & told, "what was said of the partner counts for the mixture"
+    assert joined > 5
+
+
+def test_a_view_whose_clips_do_not_fit_the_batch_is_refused_before_anything_is_made():
+    views = (Gain(), Repeat(longest_s=0.75, gap_s=(0.0, 0.1)))
+    with pytest.raises(RecipeError, match=r"Repeat makes clips of up to longest_s=0\.75 s, .* clip_s=0\.5 s"):
+        ticks(views)
+    assert ticks(views, clip_s=0.75).make(0).samples_BN.shape == (8, 6000)
+
+
+@dataclasses.dataclass(frozen=True)
+class Doubled:
+    """A view that does not say how long its clips become."""
+
+    adds: ClassVar[tuple[str, ...]] = ()
+    domain: ClassVar[str] = "audio"
+
+    def draw(self, rng, clip, pool):
+        return {}
+
+    def apply(self, clip, params, pool):
+        return clip.with_(audio=np.tile(clip.audio, 2))
+
+
+def test_a_clip_that_became_too_long_is_named():
+    with pytest.raises(RecipeError, match=r"clip 'c\d' 1\.000 s long, and the batch holds 0\.500 s"):
+        ticks((Doubled(),)).make(0)
