@@ -1,23 +1,116 @@
-"""One step: from a batch to the losses."""
+"""One step: from a batch to gradients.
+
+The batch is encoded, whole or in micro-batches; what came out, beside what is known about the clips, is the objective's
+`Embeddings`; the gradients of its losses are left in `.grad`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from itertools import pairwise
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+from torch.nn.functional import normalize
 
 from clapkit.audio.features import Features
 from clapkit.data.batches import Batch
 from clapkit.data.sampling import TOKENS, stream
-from clapkit.errors import RecipeError
+from clapkit.errors import RecipeError, SpecError, nearest_name
 from clapkit.model import DualEncoder
 from clapkit.objectives.base import Embeddings, Objective
+from clapkit.objectives.contrast import wide
+from clapkit.training.gather import Ranks
+from clapkit.training.gradient_cache import cached_gradients, check_norms, norms_at_rest, statistics_kept
 from clapkit.training.optim import autocast
 from clapkit.views.base import View
 
 # texts -> unit-norm [U, D], with gradient where there is something to learn
 EncodeTexts = Callable[[Sequence[str]], torch.Tensor]
+# What teachers and predictors add: (model, batch, its features, encode_texts) -> fields of Embeddings by name. A row
+# that it makes depends on its own clip or text alone: in micro-batches it is asked for a few of each at a time.
+Extra = Callable[[DualEncoder, Batch, Features, EncodeTexts], Mapping[str, torch.Tensor]]
+Norms = Literal["live", "frozen", "microbatch"]
+
+_ROWS = {f.name: f.metadata["rows"] for f in fields(Embeddings)}
+_WORD = {name: re.sub("_[A-Z]+$", "", name) for name in _ROWS}  # as `needs` spells it
+_COMES_FROM = {
+    "text_private": "captions that are false for their clip: a view that adds text_private, or a column 'wrong'",
+    "label": "clips with a label",
+    "tag": "clips with tags",
+    "audio_other": "a second draw of every clip: a loader with second=True",
+    "events": "clips whose events are known, with onset and offset",
+}
+
+
+@dataclass(frozen=True)
+class How:
+    """How a step is taken: everything but the model, the objective and the batch.
+
+    encode_texts  texts -> unit-norm [U, D]
+    mel_views     change the features by what the batch has drawn for them
+    precision     "fp32" or "bf16", in which the towers compute; losses are computed in fp32 at least
+    drop_tokens   share of the tokens of a patch transformer that a step leaves out, drawn by `seed` and the step
+    micro_batch   the batch is encoded so many clips at a time, twice, and the gradient is that of the whole batch
+                  (`gradient_cache`); None: at once
+    batch_norm    "live": statistics of the whole batch; refused where it is not encoded as a whole. "microbatch": of
+                  the clips that are encoded together. "frozen": the running ones, unchanged
+    extras        teachers and predictors, see `Extra`
+    ranks         the other processes that take this step with batches of their own; None: there are none
+    """
+
+    encode_texts: EncodeTexts
+    mel_views: Sequence[View] = ()
+    precision: str = "fp32"
+    drop_tokens: float = 0.0
+    seed: int = 0
+    micro_batch: int | None = None
+    batch_norm: Norms = "live"
+    extras: Sequence[Extra] = ()
+    ranks: Ranks | None = None
+
+    def __post_init__(self) -> None:
+        if self.micro_batch is not None and self.micro_batch < 1:
+            raise SpecError(f"micro_batch is a number of clips, 1 or more, or None for all; not {self.micro_batch}")
+        if self.batch_norm not in get_args(Norms):
+            raise SpecError(f"batch_norm={self.batch_norm!r}; {nearest_name(str(self.batch_norm), get_args(Norms))}")
+
+
+def take_step(model: DualEncoder, objective: Objective, batch: Batch, how: How) -> dict[str, torch.Tensor]:
+    """The losses of `batch`, without graph; their gradient is added to `.grad` of all that learns.
+
+    With `micro_batch` the gradient is that of the whole batch, to rounding; dropout draws other numbers than it would
+    at once, the same in both passes. With `ranks` losses and gradients are those of the joined batch, on every rank.
+
+    Raises RecipeError for a need of the objective that neither batch nor model nor extras fill, for live batch norm in
+    a part of a batch, and for dropped tokens where there are none to drop or where frames are asked for.
+    """
+    clips = len(batch.ids)
+    pieces = -(-clips // how.micro_batch) if how.micro_batch else 1
+    if how.batch_norm == "live" and (pieces > 1 or how.ranks is not None):
+        check_norms(model)
+    encode = partial(_encoded, model, batch, frozenset(objective.needs), how)
+    makers = [partial(encode, rows, columns) for rows, columns in _pieces(clips, len(batch.texts), pieces)]
+
+    def losses(made: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        z = _assembled(model, objective, batch, made)
+        return dict(objective(z) if how.ranks is None else how.ranks.losses(objective, z, batch.texts))
+
+    with norms_at_rest(model, wanted=how.batch_norm == "frozen"):
+        if pieces == 1:
+            found = losses(makers[0]())
+            torch.autograd.backward(_total(found))
+            found = {name: part.detach() for name, part in found.items()}
+        else:
+            found = cached_gradients(makers, losses, device=model.device, second_pass=statistics_kept(model))
+    if how.ranks is None:
+        return found
+    how.ranks.average_gradients(p for _, p in model.learnt())
+    return how.ranks.averaged(found)
 
 
 def batch_features(model: DualEncoder, batch: Batch, mel_views: Sequence[View]) -> Features:
@@ -36,43 +129,172 @@ def batch_features(model: DualEncoder, batch: Batch, mel_views: Sequence[View]) 
         return features.with_values(torch.from_numpy(np.ascontiguousarray(changed)).to(model.device))
 
 
-def draw_visible(model: DualEncoder, features: Features, share: float, seed: int, step: int) -> torch.Tensor | None:
-    """Indices [B, K] of the tokens that a step sees when `share` of them is dropped at random; None for all.
+def part_of(batch: Batch, rows: slice, columns: slice) -> Batch:
+    """The same batch with the clips `rows` and the texts `columns` alone; shares of target rows stay as they are."""
+    changes: dict[str, Any] = {"texts": batch.texts[columns]}
+    for f in fields(batch):
+        value = getattr(batch, f.name)
+        if isinstance(value, np.ndarray):
+            changes[f.name] = value[rows]
+    for name in ("ids", "wrong", "events"):
+        changes[name] = getattr(batch, name)[rows]
+    changes["soft_target_BU"] = batch.soft_target_BU[rows, columns]
+    for name in ("mel_params", "other_mel_params"):
+        changes[name] = tuple(params[rows] for params in getattr(batch, name))
+    return replace(batch, **changes)
 
-    Each clip has its own draw, a function of (seed, step) alone. RecipeError for a tower that has no tokens to drop.
+
+def event_frames(batch: Batch, *, frames: int, rate_hz: float) -> np.ndarray:
+    """events_BUT: in which of `frames` frames, `rate_hz` a second, a text of the batch is heard; float32 [B, U, T].
+
+    1 in every frame that an event of that name touches. Where a clip's events are known at all, other texts are 0 in
+    it, but for its own captions: when these are heard nobody has said (NaN), nor anything of clips without events.
     """
-    if not share:
+    place = {text: u for u, text in enumerate(batch.texts)}
+    heard_BUT = np.full((len(batch.ids), len(batch.texts), frames), np.nan, np.float32)
+    for b, events in enumerate(batch.events):
+        if not events:
+            continue
+        heard_BUT[b, batch.soft_target_BU[b] == 0] = 0.0
+        named = [place[text] for text, _, _ in events if text in place]
+        heard_BUT[b, named] = 0.0
+        for text, onset_s, offset_s in events:
+            if text in place:
+                # Rounded: 0.29 s at 100 Hz are 28.999999999999996 frames.
+                first, last = np.floor(round(onset_s * rate_hz, 6)), np.ceil(round(offset_s * rate_hz, 6))
+                heard_BUT[b, place[text], max(0, int(first)) : max(0, int(last))] = 1.0
+    return heard_BUT
+
+
+def _pieces(clips: int, texts: int, count: int) -> list[tuple[slice, slice]]:
+    """Clips and texts in `count` parts of nearly equal size each; of few texts, some parts hold none."""
+    cuts = [[total * i // count for i in range(count + 1)] for total in (clips, texts)]
+    rows, columns = [[slice(a, b) for a, b in pairwise(cut)] for cut in cuts]
+    return list(zip(rows, columns, strict=True))
+
+
+def _encoded(
+    model: DualEncoder, batch: Batch, needs: frozenset[str], how: How, rows: slice, columns: slice
+) -> dict[str, torch.Tensor]:
+    """The fields that a model makes, of some clips and texts of the batch."""
+    whole = len(batch.ids)
+    part = part_of(batch, rows, columns)
+    features = batch_features(model, part, how.mel_views)
+    keep = _visible(model, features, how, batch.step, rows, whole)
+    with autocast(how.precision, model.device):
+        made = _heard(model, features, keep, frames=bool(needs & {"frames", "events"}))
+    if part.texts:
+        made["text_UD"] = how.encode_texts(part.texts)
+    if "text_private" in needs and batch.wrong:
+        made["text_private_BKD"] = _wrong_texts(part, how, width=_widest(batch), like=made["audio_BD"])
+    if "audio_other" in needs and part.other_BN is not None:
+        assert part.other_lengths_B is not None, "samples come with their lengths"
+        second = replace(part, samples_BN=part.other_BN, lengths_B=part.other_lengths_B)
+        other = batch_features(model, replace(second, mel_params=part.other_mel_params), how.mel_views)
+        keep = _visible(model, other, how, batch.step, rows, whole, draw=1)
+        with autocast(how.precision, model.device):
+            made["audio_other_BD"] = wide(model.encode_features(other, keep))
+    if how.extras:
+        # Whoever encodes texts has some to encode, though this part may hold none; what it makes of them is dropped.
+        shown = part if part.texts else part_of(batch, rows, slice(0, 1))
+        for extra in how.extras:
+            with autocast(how.precision, model.device):
+                added = dict(extra(model, shown, features, how.encode_texts))
+            _check_added(added, made)
+            made |= {name: v for name, v in added.items() if part.texts or _ROWS[name] != "texts"}
+    return made
+
+
+def _visible(
+    model: DualEncoder, features: Features, how: How, step: int, rows: slice, clips: int, *, draw: int = 0
+) -> torch.Tensor | None:
+    """Indices [B, K] of the tokens that a step sees of the clips `rows`, of `clips`; None for all.
+
+    Each clip has its own draw, a function of seed and step alone; `draw` tells the draws of one step apart.
+    """
+    if not how.drop_tokens:
         return None
     if not hasattr(model.audio, "token_count"):
-        raise RecipeError(f"train.drop_tokens={share}: {type(model.audio).__name__} has no tokens to drop; set it to 0")
-    clips, frames = features.values.shape[:2]
-    tokens = model.audio.token_count(frames)
-    kept = max(1, round(tokens * (1.0 - share)))
-    order = stream(seed, TOKENS, step).random((clips, tokens)).argsort(axis=1)[:, :kept]
+        raise RecipeError(
+            f"train.drop_tokens={how.drop_tokens}: {type(model.audio).__name__} has no tokens to drop; set it to 0"
+        )
+    tokens = model.audio.token_count(features.values.shape[1])
+    kept = max(1, round(tokens * (1.0 - how.drop_tokens)))
+    place = (step, draw) if draw else (step,)
+    order = stream(how.seed, TOKENS, *place).random((clips, tokens)).argsort(axis=1)[rows, :kept]
     return torch.from_numpy(np.sort(order, axis=1)).to(features.values.device)
 
 
-def plain_step(
-    model: DualEncoder,
-    objective: Objective,
-    batch: Batch,
-    *,
-    encode_texts: EncodeTexts,
-    mel_views: Sequence[View] = (),
-    precision: str = "fp32",
-    drop_tokens: float = 0.0,
-    seed: int = 0,
-) -> dict[str, torch.Tensor]:
+def _heard(model: DualEncoder, features: Features, keep: torch.Tensor | None, *, frames: bool) -> dict[str, Any]:
+    if not frames:
+        return {"audio_BD": wide(model.encode_features(features, keep))}
+    if keep is not None:
+        raise RecipeError("the objective reads frames, and dropped tokens leave holes in time: set train.drop_tokens=0")
+    if getattr(model.audio_head, "reads", "summary") == "frames":
+        raise RecipeError("the objective reads frames, but this model makes its vectors of all frames together")
+    out = model.audio(features)
+    audio_BD, frames_BTD = (wide(model.audio_head(x)) for x in (out.summary_BD, out.frames_BTD))
+    return {
+        "audio_BD": normalize(audio_BD, dim=-1),
+        "frames_BTD": normalize(frames_BTD, dim=-1),
+        "frame_mask_BT": out.mask_BT,
+    }
+
+
+def _widest(batch: Batch) -> int:
+    return max((len(wrong) for wrong in batch.wrong), default=0)
+
+
+def _wrong_texts(part: Batch, how: How, *, width: int, like: torch.Tensor) -> torch.Tensor:
+    """text_private_BKD with K = `width`; where a clip has fewer, any vector."""
+    texts = tuple(dict.fromkeys(text for wrong in part.wrong for text in wrong))
+    if not texts:
+        return like.new_zeros(len(part.wrong), width, like.shape[1])
+    place = {text: i for i, text in enumerate(texts)}
+    index_BK = np.zeros((len(part.wrong), width), np.int64)
+    for b, wrong in enumerate(part.wrong):
+        index_BK[b, : len(wrong)] = [place[text] for text in wrong]
+    return how.encode_texts(texts)[torch.from_numpy(index_BK).to(like.device)]
+
+
+def _check_added(added: Mapping[str, Any], made: Mapping[str, Any]) -> None:
+    for name in added:
+        if name not in _ROWS:
+            raise RecipeError(f"an extra of the step made '{name}'; {nearest_name(name, list(_ROWS))}")
+        if name in made:
+            raise RecipeError(f"an extra of the step made '{name}', which was there already")
+
+
+def _assembled(model: DualEncoder, objective: Objective, batch: Batch, made: Mapping[str, torch.Tensor]) -> Embeddings:
+    """What the model made beside what is known; RecipeError for a need that is not there."""
+    known: dict[str, np.ndarray | None] = {"soft_target_BU": batch.soft_target_BU}
+    if "label" in objective.needs:
+        known["label_B"] = batch.label_B
+    if "tag" in objective.needs:
+        known["tag_BC"] = batch.tag_BC
+    if "text_private_BKD" in made and batch.wrong and "private_BK" not in made:
+        known["private_BK"] = np.arange(_widest(batch)) < np.array([len(wrong) for wrong in batch.wrong])[:, None]
+    if "events" in objective.needs and batch.events:
+        frames = made["frames_BTD"].shape[1]
+        known["events_BUT"] = event_frames(batch, frames=frames, rate_hz=model.audio.frame_rate_hz)
+    there = {name: torch.from_numpy(v).to(model.device) for name, v in known.items() if v is not None}
+    alone = {"scale": model.scale, "bias": getattr(model, "bias", None)}
+    z = Embeddings(**{**alone, **there, **made})  # type: ignore[arg-type]
+    filled = {_WORD[name] for name in _ROWS if getattr(z, name) is not None}
+    for need in objective.needs:
+        if need not in filled:
+            where = _COMES_FROM.get(need, "a model, teacher or predictor that makes it")
+            raise RecipeError(f"{type(objective).__name__} needs '{need}', and this step has none. It takes {where}")
+    return z
+
+
+def _total(losses: Mapping[str, torch.Tensor]) -> Any:
+    return sum(losses.values())
+
+
+def plain_step(model: DualEncoder, objective: Objective, batch: Batch, **how: Any) -> dict[str, torch.Tensor]:
     """Losses of one batch seen at once; the caller runs backward and the optimizer."""
-    features = batch_features(model, batch, mel_views)
-    keep = draw_visible(model, features, drop_tokens, seed, batch.step)
-    with autocast(precision, model.device):
-        audio_BD = model.encode_features(features, keep)
-    text_UD = encode_texts(batch.texts)
-    z = Embeddings(
-        audio_BD=audio_BD.float(),
-        text_UD=text_UD,
-        scale=model.scale,
-        soft_target_BU=torch.from_numpy(batch.soft_target_BU).to(model.device),
-    )
-    return dict(objective(z))
+    settings = How(**how)
+    rows, columns = slice(0, len(batch.ids)), slice(0, len(batch.texts))
+    made = _encoded(model, batch, frozenset(objective.needs), settings, rows, columns)
+    return dict(objective(_assembled(model, objective, batch, made)))
