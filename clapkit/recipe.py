@@ -14,10 +14,12 @@ from clapkit.data.sampling import Shuffled
 from clapkit.data.texts import TextChoice
 from clapkit.errors import RecipeError, SpecError, nearest_name
 from clapkit.spec import Spec, derive, from_json, to_json
-from clapkit.train_settings import TrainSettings, TuneSettings
+from clapkit.train_settings import Stage, TrainSettings, TuneSettings
 
 # What a batch holds without any view: sound always, text because a clip without any is refused before training.
 _GIVEN = ("audio", "text")
+# What the data or the model may have: known when the run begins, and refused by the step where they have not.
+_FOUND_OUT = ("soft_target", "label", "tag", "audio_other", "frames", "frame_mask", "events", "private", "text_private")
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Recipe:
     train       length, learning rate, precision, seed
     tune        how a given model is changed; None: the run builds its own
     scales      name -> {dotted path: value}; what `at(name)` changes
+    beside      what teaches or learns beside the model, and is left behind at the end (`training.companions`)
+    stages      stretches of the run that differ in objective, rate, and what learns; none: the run is one
     """
 
     model: Spec | None
@@ -44,27 +48,42 @@ class Recipe:
     train: TrainSettings = field(default_factory=TrainSettings)
     scales: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     tune: TuneSettings | None = field(default=None, metadata={"omit_default": True})
+    beside: tuple[Any, ...] = field(default=(), metadata={"omit_default": True})
+    stages: tuple[Stage, ...] = field(default=(), metadata={"omit_default": True})
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "views", tuple(self.views))
+        for name in ("views", "beside", "stages"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         if (self.model is None) == (self.tune is None):
             raise RecipeError(
                 "a recipe has either a model to build or tune settings for the model that a run is given (--from), "
                 f"and this one has {'neither' if self.model is None else 'both'}"
             )
-        made = {*_GIVEN, *(name for view in self.views for name in view.adds)}
-        missing = [need for need in self.objective.needs if need not in made]
-        if missing:
-            raise RecipeError(
-                f"{type(self.objective).__name__} needs {missing} but no view adds it; "
-                f"the views add {sorted(made - set(_GIVEN)) or 'nothing'}"
-            )
+        for stage in self.stages:
+            if not isinstance(stage, Stage):
+                raise RecipeError(f"stages are made of Stage(share=..., ...), not of {stage!r}")
+        for objective in self.objectives:
+            self._check_needs(objective)
         seen_mel = False
         for view in self.views:
             if view.domain == "mel":
                 seen_mel = True
             elif view.domain == "audio" and seen_mel:
                 raise RecipeError(f"{type(view).__name__} changes samples and has to stand before the mel views")
+
+    @property
+    def objectives(self) -> tuple[Any, ...]:
+        """Every objective of the run: the recipe's, and those of stages that have one of their own."""
+        return (self.objective, *(stage.objective for stage in self.stages if stage.objective is not None))
+
+    def _check_needs(self, objective: Any) -> None:
+        added = {name for part in (*self.views, *self.beside) for name in part.adds}
+        missing = [need for need in objective.needs if need not in {*_GIVEN, *_FOUND_OUT, *added}]
+        if missing:
+            raise RecipeError(
+                f"{type(objective).__name__} needs {missing} but no view adds it, nor what stands beside the model; "
+                f"these add {sorted(added) or 'nothing'}"
+            )
 
     def but(self, **changes: Any) -> Recipe:
         """A recipe that differs from this one in the named fields."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
 from clapkit.errors import SpecError, nearest_name
 
 Learns = Literal["full", "audio", "heads", "audio_head"]
 BatchNorm = Literal["frozen", "live"]
+StepNorm = Literal["live", "frozen", "microbatch"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,13 @@ class TrainSettings:
     precision          "fp32", "bf16" (autocast), or "auto": bf16 where the processor has instructions for it
     drop_tokens        share of a patch transformer's tokens left out at each step (FLAP, card 024); 0 for other towers
     checkpoint_s       seconds between checkpoints (one is always written at the end); `keep` of them stay
+    ema                decay of a moving average of the weights (`training.ema`), which with `ema_warmup` follows faster
+                       at first; None: there is none
+    ema_result         the average is what the run ends with; otherwise it only teaches, and the weights themselves are
+    micro_batch        clips that are in memory at once: gradients of larger batches are put together exactly
+                       (`training.gradient_cache`); None: the batch
+    batch_norm         what norms over the batch do in a model that the run builds. "live": statistics of the batch, or
+                       refused with micro-batches; "microbatch": statistics of the micro-batch; "frozen": running ones
     """
 
     epochs: float = 40.0
@@ -39,6 +47,11 @@ class TrainSettings:
     checkpoint_s: float = 60.0
     keep: int = 2
     log_every: int = 10
+    ema: float | None = field(default=None, metadata={"omit_default": True})
+    ema_warmup: bool = field(default=True, metadata={"omit_default": True})
+    ema_result: bool = field(default=True, metadata={"omit_default": True})
+    micro_batch: int | None = field(default=None, metadata={"omit_default": True})
+    batch_norm: StepNorm = field(default="live", metadata={"omit_default": True})
 
     def __post_init__(self) -> None:
         for name in ("lr", "clip_norm", "epochs", "checkpoint_s"):
@@ -59,6 +72,16 @@ class TrainSettings:
             raise SpecError(f"steps has to be at least 1, not {self.steps}")
         if self.precision not in ("auto", "fp32", "bf16"):
             raise SpecError(f"precision is auto, fp32 or bf16, not {self.precision!r}")
+        if self.ema is not None and not 0 <= self.ema < 1:
+            raise SpecError(f"ema is a decay in [0, 1), or none for no average, not {self.ema}")
+        if self.micro_batch is not None and self.micro_batch < 1:
+            raise SpecError(
+                f"micro_batch has to be at least 1 clip, or none for the whole batch, not {self.micro_batch}"
+            )
+        if self.batch_norm not in get_args(StepNorm):
+            raise SpecError(
+                f"batch_norm cannot be {self.batch_norm!r}; {nearest_name(str(self.batch_norm), get_args(StepNorm))}"
+            )
 
     def total_steps(self, clips: int, batch: int) -> int:
         """Steps of the whole run over `clips` clips in batches of `batch`."""
@@ -71,6 +94,33 @@ class TrainSettings:
             return self.lr * (step + 1) / warmup
         done = (step - warmup) / max(1, total - warmup)
         return self.lr * (self.final_lr_share + (1 - self.final_lr_share) * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stretch of a run that goes through several, one after the other.
+
+    share      of the run's steps, in proportion to the shares of the other stages
+    frozen     names of parts and parameters that do not learn in it: "audio" is the whole tower, "audio.layers.0" a
+               part of it. They are in eval mode. What the recipe freezes anyway is frozen in every stage
+    objective  what is minimised; None: the recipe's
+    lr         peak learning rate; None: the recipe's. Each stage warms up and cools down by itself, the optimizer's
+               memory of earlier gradients goes on
+    """
+
+    share: float = 1.0
+    frozen: tuple[str, ...] = ()
+    objective: Any = None
+    lr: float | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.frozen, str):
+            raise SpecError(f"frozen is a tuple of names, not the text {self.frozen!r}: write ({self.frozen!r},)")
+        object.__setattr__(self, "frozen", tuple(self.frozen))
+        if not 0 < self.share < math.inf:
+            raise SpecError(f"share has to be a number above 0, not {self.share}")
+        if self.lr is not None and not 0 < self.lr < math.inf:
+            raise SpecError(f"lr has to be a number above 0, or none for the recipe's, not {self.lr}")
 
 
 @dataclass(frozen=True)

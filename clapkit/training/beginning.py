@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from clapkit.data.batches import BatchSize
+from clapkit.data.clip import Clip
 from clapkit.errors import RecipeError
 from clapkit.model import DualEncoder, Windowing
 from clapkit.native import Loaded, tensors_digest, tokenizer_of
@@ -85,6 +86,26 @@ def fitted(batch: BatchSize, windowing: Windowing) -> BatchSize:
     if windowing.fill == "mask":
         return replace(batch, clip_s=min(batch.clip_s, windowing.window_s))
     return replace(batch, clip_s=windowing.window_s)
+
+
+# What an objective may need of the data: whether a clip has it.
+_OF_THE_DATA: dict[str, Callable[[Clip], bool]] = {
+    "label": lambda clip: clip.label is not None,
+    "tag": lambda clip: bool(clip.tags),
+    "events": lambda clip: bool(clip.events),
+    "text_private": lambda clip: bool(clip.wrong),
+}
+
+
+def check_fed(recipe: Recipe, clips: Sequence[Clip]) -> None:
+    """Raise RecipeError where an objective needs what no clip has and no view makes."""
+    made = {name for view in recipe.views for name in view.adds}
+    for objective in recipe.objectives:
+        for need in objective.needs:
+            if need in _OF_THE_DATA and need not in made and not any(_OF_THE_DATA[need](clip) for clip in clips):
+                raise RecipeError(
+                    f"{type(objective).__name__} needs '{need}': none of the {len(clips)} clips has it, no view adds it"
+                )
 
 
 def _built(recipe: Recipe, where: torch.device) -> Beginning:

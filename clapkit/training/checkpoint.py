@@ -1,7 +1,8 @@
 """State of a run on disk: what the next step needs, written whole or not at all.
 
-A checkpoint is a folder `step_00000500/` with `state.safetensors` (weights that learn, running statistics, optimizer)
-and `progress.json`. Frozen weights are not in it: they are where they came from, and their digest is checked.
+A checkpoint is a folder `step_00000500/` with `state.safetensors` (weights that learn, running statistics, what stands
+beside the model, optimizer) and `progress.json`. Frozen weights are not in it: they are where they came from, and their
+digest is checked.
 """
 
 from __future__ import annotations
@@ -24,8 +25,11 @@ from clapkit.native import tensors_digest
 
 FORMAT_VERSION = 1
 # Settings that change what is written down, and no weight: a run may go on with others.
-# With another blend, the end of the run is made anew from the same trained weights.
-_WITHOUT_EFFECT = ("train.checkpoint_s ", "train.keep ", "train.log_every ", "scales", "tune.blend ")
+# With another blend or another choice of the result, the end of the run is made anew from the same trained weights.
+_WITHOUT_EFFECT = (
+    *("train.checkpoint_s ", "train.keep ", "train.log_every ", "scales"),
+    *("tune.blend ", "train.ema_result "),
+)
 
 
 @dataclass(frozen=True)
@@ -55,14 +59,29 @@ def frozen_digest(model: DualEncoder) -> str:
     return tensors_digest({name: tensor for name, tensor in model.state_dict().items() if name not in learnt})
 
 
-def is_finite(model: DualEncoder) -> bool:
-    """Whether everything that `learnt_state` holds is a number: a checkpoint of anything else could not be used."""
-    return all(bool(torch.isfinite(t).all()) for t in learnt_state(model).values() if t.is_floating_point())
+def held(model: DualEncoder, beside: Mapping[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
+    """The live tensors of a checkpoint by name: `learnt_state`, and those that stand `beside` the model.
+
+    Asked for once, before a run begins: what a stage freezes for a while belongs to it all the same.
+    """
+    return {**{f"model.{name}": tensor for name, tensor in learnt_state(model).items()}, **(beside or {})}
 
 
-def write(folder: Path, model: DualEncoder, optimizer: torch.optim.Optimizer, progress: Progress, *, keep: int) -> Path:
-    """Write the checkpoint of `progress.step` and delete all but the newest `keep`."""
-    tensors = {f"model.{k}": v.detach().contiguous() for k, v in learnt_state(model).items()}
+def is_finite(tensors: Mapping[str, torch.Tensor]) -> bool:
+    """Whether everything in it is a number: a checkpoint of anything else could not be used."""
+    return all(bool(torch.isfinite(t).all()) for t in tensors.values() if t.is_floating_point())
+
+
+def write(
+    folder: Path,
+    live: Mapping[str, torch.Tensor],
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    *,
+    keep: int,
+) -> Path:
+    """Write the checkpoint of `progress.step` with the tensors that `held` gave; only the newest `keep` stay."""
+    tensors = {name: tensor.detach().contiguous() for name, tensor in live.items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors.update({f"optimizer.{index}.{k}": v.detach().contiguous() for k, v in state.items()})
     final = folder / f"step_{progress.step:08d}"
@@ -132,19 +151,18 @@ def _differences(a: Any, b: Any, path: str = "") -> list[str]:
     return [] if a == b else [f"{path} ({a!r} there, {b!r} here)"]
 
 
-def restore(checkpoint: Path, model: DualEncoder, optimizer: torch.optim.Optimizer) -> None:
-    """Put weights and optimizer state back as they were when `checkpoint` was written."""
+def restore(checkpoint: Path, live: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer) -> None:
+    """Put the tensors that `held` gave and the optimizer's state back as they were when `checkpoint` was written."""
     try:
         tensors = load_file(checkpoint / "state.safetensors")
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{checkpoint} cannot be read: {error}; delete it to go on from the one before") from error
-    wanted = learnt_state(model)
-    stored = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
-    if stored.keys() != wanted.keys():
-        raise ModelError(f"{checkpoint} does not fit the model: {sorted(stored.keys() ^ wanted.keys())[:5]}")
+    stored = {name: tensor for name, tensor in tensors.items() if not name.startswith("optimizer.")}
+    if stored.keys() != live.keys():
+        raise ModelError(f"{checkpoint} does not fit the model: {sorted(stored.keys() ^ live.keys())[:5]}")
     with torch.no_grad():
         for name, tensor in stored.items():
-            wanted[name].copy_(tensor)
+            live[name].copy_(tensor)
     state: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):

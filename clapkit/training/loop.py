@@ -13,15 +13,16 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from clapkit import __version__
-from clapkit.data.batches import BatchSize
+from clapkit.data.batches import Batch, BatchSize
 from clapkit.data.cache import CachedAudio, cache_audio
 from clapkit.data.clip import Clip
 from clapkit.errors import DataError, ModelError
@@ -33,11 +34,14 @@ from clapkit.native import Loaded, save
 from clapkit.progress import ProgressBar
 from clapkit.recipe import Recipe
 from clapkit.training import checkpoint
-from clapkit.training.beginning import Beginning, begin
+from clapkit.training.beginning import Beginning, begin, check_fed
+from clapkit.training.companions import Companions
+from clapkit.training.companions import check as check_companions
 from clapkit.training.loader import Loader, described, prefetched
 from clapkit.training.log import JsonLines
 from clapkit.training.optim import build_optimizer, resolve_precision
-from clapkit.training.step import EncodeTexts, plain_step
+from clapkit.training.stages import check_names, freeze, stretches
+from clapkit.training.step import EncodeTexts, How, take_step
 from clapkit.training.text_features import TextFeatures
 from clapkit.training.tuning import blend, rate_shares, to_training_mode
 
@@ -87,7 +91,7 @@ def train(
     done = checkpoint.list_steps(checkpoints)
     if not resume and (done or (out / "model").exists()):
         raise DataError(f"'{out}' holds a run already: go on with it (resume=True, --resume) or choose another folder")
-    _check_clips(described(clips, recipe.views, recipe.train.seed))
+    _check_before(recipe, clips)
     out.mkdir(parents=True, exist_ok=True)
     # ---- Model -------------------------------------------------------------------------------------------------------
     where = _device(device)
@@ -99,10 +103,17 @@ def train(
     loader = Loader(audio, fill=model.windowing.fill, **_loader_settings(recipe, begun.batch))
     _check_clips(loader.clips)  # again: those that could not be decoded are gone
     total = recipe.train.total_steps(len(audio), recipe.batch.clips)
+    planned = stretches(recipe, total)
+    check_names(planned, model)
     # ---- Text --------------------------------------------------------------------------------------------------------
-    encode_texts = _text_encoder(begun, loader, progress)
+    encoder_of = _text_encoders(begun, loader, progress)
+    encode_texts = encoder_of(model)
     # ---- Optimizer and state -----------------------------------------------------------------------------------------
-    optimizer = build_optimizer(model, recipe.train, shares=_rate_shares(recipe, model))
+    companions = Companions(recipe, model, encoder_of=encoder_of, precision=precision)
+    beside = tuple(companions.parameters())
+    optimizer = build_optimizer(model, recipe.train, shares=_rate_shares(recipe, model), beside=beside)
+    learning = tuple(model.learnt())
+    live = checkpoint.held(model, companions.state())
     told = json.loads(json.dumps(recipe.to_json()))
     data = _data_digest(loader.clips, audio)
     here = checkpoint.Progress(0, told, data, checkpoint.frozen_digest(model), begun.start_id)
@@ -110,7 +121,7 @@ def train(
     if done:
         found = checkpoint.read_progress(done[-1])
         checkpoint.check_fits(found, here, done[-1])
-        checkpoint.restore(done[-1], model, optimizer)
+        checkpoint.restore(done[-1], live, optimizer)
         first = found.step
     _write_json(out / "recipe.json", _recipe_report(recipe, begun))
     _write_json(out / "data.json", _data_report(clips, audio, total, precision))
@@ -120,9 +131,8 @@ def train(
     saved_at = time.monotonic()
     waited = busy = 0.0
     counted = first
-    how = {"encode_texts": encode_texts, "mel_views": loader.mel_views, "precision": precision}
-    how |= {"drop_tokens": recipe.train.drop_tokens, "seed": recipe.train.seed}
-    to_training_mode(model, recipe.tune)
+    how = _how(recipe, encode_texts, loader, precision)
+    stretch = None
     shown = ProgressBar("training", total, first=first, shown=progress)
     with JsonLines(out / "log.jsonl", first_step=first) as log, shown as bar:
         mark = time.monotonic()
@@ -130,45 +140,47 @@ def train(
             ready = time.monotonic()
             step = batch.step
             torch.manual_seed((recipe.train.seed << 32) + step)  # dropout of a step is a function of the step
-            rate = recipe.train.lr_at(step, total)
+            if stretch is None or step >= stretch.end:
+                stretch = next(s for s in planned if s.first <= step < s.end)
+                to_training_mode(model, recipe.tune)
+                freeze(model, stretch, learning)
+                objective = companions.with_predictions(stretch.objective)
+                how = replace(how, extras=companions.extras(stretch.objective))
+            rate = stretch.lr_at(step)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["share"]
-            losses = plain_step(model, recipe.objective, batch, **how)
-            loss: Any = sum(losses.values())
-            value = float(loss.detach())
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            norm = float(torch.nn.utils.clip_grad_norm_([p for _, p in model.learnt()], recipe.train.clip_norm))
+            losses = take_step(model, objective, batch, how)
+            value = float(sum(losses.values()))
+            learnt = [*(p for _, p in model.learnt()), *beside]
+            norm = float(torch.nn.utils.clip_grad_norm_(learnt, recipe.train.clip_norm))
             if not (math.isfinite(value) and math.isfinite(norm)):
-                if checkpoint.is_finite(model):
-                    checkpoint.write(checkpoints, model, optimizer, replace(here, step=step), keep=recipe.train.keep)
-                raise ModelError(
-                    f"at step {step} the loss became {value} and the length of its gradient {norm}: lower train.lr, or "
-                    f"look at the sound. Clips of that batch: {', '.join(batch.ids)}"
-                )
+                if checkpoint.is_finite(live):
+                    checkpoint.write(checkpoints, live, optimizer, replace(here, step=step), keep=recipe.train.keep)
+                raise _not_finite(batch, value, norm)
             optimizer.step()
+            companions.after_step(step + 1)
             now = time.monotonic()
             waited, busy, mark = waited + ready - mark, busy + now - ready, now
             if (step + 1) % recipe.train.log_every == 0 or step + 1 == end:
                 speed = (step + 1 - counted) * recipe.batch.clips / max(waited + busy, 1e-9)
-                parts = {name: float(part.detach()) for name, part in losses.items()}
+                about = {"lr": rate, "scale": float(model.scale.detach()), "clips_per_s": speed}
+                parts = {name: float(part) for name, part in losses.items()}
                 share = waited / max(waited + busy, 1e-9)
-                log.write(
-                    {"step": step, "loss": value, **parts, "lr": rate, "scale": float(model.scale.detach()),
-                     "clips_per_s": speed, "wait_share": share}
-                )  # fmt: skip
+                log.write({"step": step, "loss": value, **parts, **about, "wait_share": share})
                 waited = busy = 0.0
                 counted = step + 1
                 bar.update(step + 1, note=f"loss {value:.3f}  {speed:.0f} clips/s")
             if now - saved_at > recipe.train.checkpoint_s or step + 1 == end:
-                checkpoint.write(checkpoints, model, optimizer, replace(here, step=step + 1), keep=recipe.train.keep)
+                checkpoint.write(checkpoints, live, optimizer, replace(here, step=step + 1), keep=recipe.train.keep)
                 saved_at = time.monotonic()
     # ---- Result ------------------------------------------------------------------------------------------------------
     if end < total:
         return None
     model.eval()
+    companions.give_result(model)
     if begun.weights is not None and recipe.tune is not None:
-        blend(checkpoint.learnt_state(model), begun.weights, share=recipe.tune.blend)
+        blend(model.state_dict(), begun.weights, share=recipe.tune.blend)
     if isinstance(model.audio_head, AnchoredLinear):
         model.audio_head.add(_in_parts(encode_texts, loader.all_texts()))
     space = save(model, begun.spec, out / "model", tokenizer=tokenizer, **begun.origin)
@@ -177,7 +189,14 @@ def train(
 
 def _loader_settings(recipe: Recipe, batch: BatchSize) -> dict[str, Any]:
     made = {"views": recipe.views, "size": batch, "texts": recipe.texts, "sampler": recipe.sampler}
-    return {**made, "seed": recipe.train.seed}
+    second = any("audio_other" in objective.needs for objective in recipe.objectives)
+    return {**made, "seed": recipe.train.seed, "second": second}
+
+
+def _how(recipe: Recipe, encode_texts: EncodeTexts, loader: Loader, precision: str) -> How:
+    train = recipe.train
+    how = How(encode_texts, loader.mel_views, precision, drop_tokens=train.drop_tokens, seed=train.seed)
+    return replace(how, micro_batch=train.micro_batch, batch_norm=train.batch_norm)
 
 
 def _rate_shares(recipe: Recipe, model: DualEncoder) -> dict[str, float] | None:
@@ -207,28 +226,43 @@ def _decode(clips: Sequence[Clip], rate_hz: int, shown: bool) -> CachedAudio:
         return cache_audio(clips, rate_hz=rate_hz, progress=lambda done, total: bar.update(done, total))
 
 
-def _text_encoder(begun: Beginning, loader: Loader, shown: bool) -> EncodeTexts:
+def _text_encoders(begun: Beginning, loader: Loader, shown: bool) -> Callable[[DualEncoder], EncodeTexts]:
+    """What makes an encoder of texts for the model, or for one with the same text tower beside it."""
     model, tokenizer = begun.model, begun.tokenizer
     if not model.frozen_text:
 
-        def encode(texts: Sequence[str]) -> torch.Tensor:
-            ids, mask = tokenizer.encode(list(texts))
-            return model.encode_text(torch.from_numpy(ids).to(model.device), torch.from_numpy(mask).to(model.device))
+        def encode(encoder: DualEncoder, texts: Sequence[str]) -> torch.Tensor:
+            ids, mask = (torch.from_numpy(array).to(encoder.device) for array in tokenizer.encode(list(texts)))
+            return encoder.encode_text(ids, mask)
 
-        return encode
+        return lambda encoder: partial(encode, encoder)
     features = TextFeatures(model, tokenizer)
     texts = loader.all_texts()
     with ProgressBar("captions", len(texts), shown=shown) as bar:
         features.prepare(texts, progress=lambda done, total: bar.update(done, total))
     if isinstance(model.text_head, TextEmphasis) and begun.start_id is None:  # one that was given has its place
         model.text_head.place(torch.nn.functional.normalize(features(texts), dim=-1))
-    return lambda texts: model.project_text(features(texts).to(model.device))
+    return lambda encoder: lambda texts: encoder.project_text(features(texts).to(encoder.device))
 
 
 @torch.no_grad()
 def _in_parts(encode_texts: EncodeTexts, texts: Sequence[str]) -> torch.Tensor:
     """Embeddings [K, D] of any number of texts, a few at a time: a tower that learns encodes them on the spot."""
     return torch.cat([encode_texts(texts[first : first + 64]) for first in range(0, len(texts), 64)])
+
+
+def _not_finite(batch: Batch, loss: float, norm: float) -> ModelError:
+    return ModelError(
+        f"at step {batch.step} the loss became {loss} and the length of its gradient {norm}: lower train.lr, or "
+        f"look at the sound. Clips of that batch: {', '.join(batch.ids)}"
+    )
+
+
+def _check_before(recipe: Recipe, clips: Sequence[Clip]) -> None:
+    """Refuse what can be known to fail before anything is decoded or written."""
+    check_companions(recipe)
+    _check_clips(described(clips, recipe.views, recipe.train.seed))
+    check_fed(recipe, clips)
 
 
 def _check_clips(clips: Sequence[Clip]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
@@ -11,18 +11,24 @@ from clapkit.train_settings import TrainSettings
 
 
 def build_optimizer(
-    model: nn.Module, settings: TrainSettings, *, shares: Mapping[str, float] | None = None
+    model: nn.Module,
+    settings: TrainSettings,
+    *,
+    shares: Mapping[str, float] | None = None,
+    beside: Iterable[nn.Parameter] = (),
 ) -> torch.optim.AdamW:
     """AdamW over the parameters that learn; weight decay on tensors of two or more dimensions only.
 
     `shares` says for each parameter by which factor its learning rate differs from the schedule's; it stands in the
-    `share` of its group.
+    `share` of its group. Parameters `beside` the model learn at the schedule's rate.
     """
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {(1.0, True): [], (1.0, False): []}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             share = shares[name] if shares else 1.0
             groups.setdefault((share, parameter.ndim > 1), []).append(parameter)
+    for parameter in beside:
+        groups[1.0, parameter.ndim > 1].append(parameter)
     made = [
         {"params": parameters, "share": share, "weight_decay": settings.weight_decay if decays else 0.0}
         for (share, decays), parameters in groups.items()

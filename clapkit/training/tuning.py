@@ -95,11 +95,12 @@ def rate_shares(names: Iterable[str], *, decay: float, tower: float = 1.0) -> di
 
 @torch.no_grad()
 def blend(state: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor], *, share: float) -> None:
-    """Move every tensor of `state` in place to (1 - share) x what was given + share x what it is.
+    """Move every tensor of `state` that is `given` in place to (1 - share) x what was given + share x what it is.
 
     What training did not change stays as it is, to the bit; whole numbers (counters) are left alone.
     """
-    for name, tensor in state.items():
+    for name, before in given.items():
+        tensor = state[name]
         if tensor.is_floating_point():
-            start = given[name].to(tensor)
+            start = before.to(tensor)
             tensor.copy_(torch.where(tensor == start, start, start + share * (tensor - start)))

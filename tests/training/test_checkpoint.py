@@ -38,9 +38,9 @@ def stepped(recipe, steps: int, seed: int = 0):
 
 
 def test_restores_weights_statistics_and_optimizer_exactly(trained, tiny_recipe, tmp_path):
-    written = checkpoint.write(tmp_path, *trained, progress(2), keep=2)
+    written = checkpoint.write(tmp_path, checkpoint.held(trained[0]), trained[1], progress(2), keep=2)
     model, optimizer = stepped(tiny_recipe, 1, seed=9)
-    checkpoint.restore(written, model, optimizer)
+    checkpoint.restore(written, checkpoint.held(model), optimizer)
     for name, tensor in trained[0].state_dict().items():
         assert torch.equal(model.state_dict()[name], tensor), name
     for index, state in trained[1].state_dict()["state"].items():
@@ -59,13 +59,13 @@ def test_frozen_text_is_not_in_it_and_learning_text_is(trained, tiny_recipe):
 
 def test_the_newest_are_kept(trained, tmp_path):
     for step in (1, 2, 10, 100):
-        checkpoint.write(tmp_path, *trained, progress(step), keep=2)
+        checkpoint.write(tmp_path, checkpoint.held(trained[0]), trained[1], progress(step), keep=2)
     assert [p.name for p in checkpoint.list_steps(tmp_path)] == ["step_00000010", "step_00000100"]
     assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_failure_while_writing_leaves_the_one_before(trained, tmp_path, monkeypatch):
-    kept = checkpoint.write(tmp_path, *trained, progress(1), keep=1)
+    kept = checkpoint.write(tmp_path, checkpoint.held(trained[0]), trained[1], progress(1), keep=1)
     before = (kept / "state.safetensors").read_bytes()
 
     def full(folder):
@@ -73,7 +73,7 @@ def test_a_failure_while_writing_leaves_the_one_before(trained, tmp_path, monkey
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="no space left"):
         patch.setattr(checkpoint, "_flush", full)
-        checkpoint.write(tmp_path, *trained, progress(2), keep=1)
+        checkpoint.write(tmp_path, checkpoint.held(trained[0]), trained[1], progress(2), keep=1)
     assert checkpoint.list_steps(tmp_path) == [kept] == list(tmp_path.iterdir())
     assert (kept / "state.safetensors").read_bytes() == before
 
@@ -84,7 +84,7 @@ def test_what_a_killed_process_left_is_not_seen_and_goes_away(trained, tmp_path)
     (half / "progress.json").write_text("{}")
     (tmp_path / "step_00000006").mkdir()  # a folder without its progress is none either
     assert checkpoint.list_steps(tmp_path) == []
-    checkpoint.write(tmp_path, *trained, progress(7), keep=1)
+    checkpoint.write(tmp_path, checkpoint.held(trained[0]), trained[1], progress(7), keep=1)
     assert not half.exists()
 
 
@@ -99,17 +99,17 @@ def test_progress_that_cannot_be_read_is_told(tmp_path, text, message):
 
 
 def test_a_checkpoint_of_another_model_is_refused(trained, tiny_recipe, tmp_path):
-    written = checkpoint.write(tmp_path, *trained, progress(1), keep=1)
+    written = checkpoint.write(tmp_path, checkpoint.held(trained[0]), trained[1], progress(1), keep=1)
     deeper = tiny_recipe.with_set("model.audio.depths", (1, 2)).model.build()
     with pytest.raises(ModelError, match=r"does not fit the model: .*audio"):
-        checkpoint.restore(written, deeper, build_optimizer(deeper, tiny_recipe.train))
+        checkpoint.restore(written, checkpoint.held(deeper), build_optimizer(deeper, tiny_recipe.train))
 
 
 def test_is_finite_sees_one_wrong_number(trained):
-    assert checkpoint.is_finite(trained[0])
+    assert checkpoint.is_finite(checkpoint.held(trained[0]))
     with torch.no_grad():
         trained[0].audio_head.linear.bias[3] = math.inf
-    assert not checkpoint.is_finite(trained[0])
+    assert not checkpoint.is_finite(checkpoint.held(trained[0]))
 
 
 def test_the_log_drops_what_is_done_again(tmp_path):

@@ -213,7 +213,7 @@ def test_another_start_is_refused(tiny_run, recipe, new_clips, tuned, tmp_path):
 
 def test_another_blend_of_an_ended_run_needs_no_training(tiny_run, recipe, new_clips, tuned, monkeypatch):
     run, given, trained = tuned("run")
-    monkeypatch.setattr("clapkit.training.loop.plain_step", None)  # a step would fail
+    monkeypatch.setattr("clapkit.training.loop.take_step", None)  # a step would fail
     half = recipe.with_set("tune.blend", 0.5)
     train(half, new_clips, out=run.path, start=native.load(tiny_run.path), resume=True, device="cpu")
     name = "audio.stem.weight"

@@ -1,0 +1,202 @@
+"""What learns or teaches beside the model during a run, and is left behind at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from clapkit.audio.features import Features
+from clapkit.data.batches import Batch
+from clapkit.errors import RecipeError, SpecError, nearest_name
+from clapkit.heads.projection import Linear
+from clapkit.model import DualEncoder
+from clapkit.objectives.base import Embeddings, Objective, Reduces
+from clapkit.recipe import Recipe
+from clapkit.training.ema import Average, copied
+from clapkit.training.optim import autocast
+from clapkit.training.step import EncodeTexts
+
+Kind = Literal["ema", "given"]
+_PREDICTIONS = ("audio_prediction", "text_prediction")
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A model that hears and reads what the batch holds, all tokens of it, and takes no gradient.
+
+    kind   "ema": the moving average of the weights, as fast as `train.ema` says (cards 022, 065, 077). "given": the
+           model that the run was given, as it was (self-distillation, learning without forgetting; card 009)
+    """
+
+    kind: Kind = "ema"
+
+    adds: ClassVar[tuple[str, ...]] = ("audio_teacher", "text_teacher", "teacher_scale")
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise SpecError(f"a teacher's kind cannot be {self.kind!r}; {nearest_name(str(self.kind), get_args(Kind))}")
+
+
+@dataclass(frozen=True)
+class Predictors:
+    """Two small networks, one for sound and one for texts, that guess the teacher's vector from the model's own (BYOL,
+    Grill et al. 2020; card 077): linear, layer norm, ReLU, linear, unit norm. They learn with the model.
+
+    Layer norm in place of BYOL's batch norm: what becomes of a clip does not depend on the rest of its batch.
+    """
+
+    hidden_width: int = 2048
+
+    adds: ClassVar[tuple[str, ...]] = _PREDICTIONS
+
+    def __post_init__(self) -> None:
+        if self.hidden_width < 1:
+            raise SpecError(f"hidden_width has to be at least 1, not {self.hidden_width}")
+
+    def build(self, width: int, *, seed: int) -> nn.ModuleDict:
+        """The networks for vectors of `width`, with weights that `seed` alone decides."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return nn.ModuleDict({name: self._network(width) for name in _PREDICTIONS})
+
+    def _network(self, width: int) -> nn.Sequential:
+        hidden = self.hidden_width
+        return nn.Sequential(Linear(width, hidden), nn.LayerNorm(hidden), nn.ReLU(), Linear(hidden, width))
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """`objective` with the predictions of the batch filled in: a function of the model's vectors like any other."""
+
+    objective: Objective
+    networks: nn.ModuleDict
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        others = (need for need in self.objective.needs if need not in _PREDICTIONS)
+        return tuple(dict.fromkeys(("audio", "text", *others)))
+
+    @property
+    def reduces(self) -> Reduces:
+        return self.objective.reduces
+
+    def __call__(self, z: Embeddings) -> Mapping[str, torch.Tensor]:
+        audio_BD, text_UD = (
+            functional.normalize(self.networks[name](vectors.to(_dtype(self.networks))), dim=-1)
+            for name, vectors in zip(_PREDICTIONS, (z.audio_BD, z.text_UD), strict=True)
+        )
+        return self.objective(replace(z, audio_prediction_BD=audio_BD, text_prediction_UD=text_UD))
+
+
+def _dtype(module: nn.Module) -> torch.dtype:
+    return next(module.parameters()).dtype
+
+
+class Companions:
+    """Everything that stands beside the model of a run: the average of its weights, teacher and predictors.
+
+    `encoder_of(model)` encodes texts with the language side of that model.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: DualEncoder,
+        *,
+        encoder_of: Callable[[DualEncoder], EncodeTexts],
+        precision: str,
+    ) -> None:
+        check(recipe)
+        settings = recipe.train
+        self._average_is_result = settings.ema_result
+        self.average: Average | None = None
+        self.predictors: nn.ModuleDict | None = None
+        self._teaching: dict[str, Any] | None = None
+        if settings.ema is not None:
+            self.average = Average(model, decay=settings.ema, warmup=settings.ema_warmup)
+        for part in recipe.beside:
+            if isinstance(part, Predictors):
+                self.predictors = part.build(model.dimension, seed=settings.seed).to(model.device)
+            else:
+                teacher = self.average.model if self.average and part.kind == "ema" else copied(model)
+                given = {"teacher": teacher, "encode_texts": encoder_of(teacher), "precision": precision}
+                self._teaching = given
+
+    def extras(self, objective: Objective) -> tuple[Callable[..., dict[str, torch.Tensor]], ...]:
+        """What a step asks for further fields, of which it fills those that `objective` needs."""
+        wanted = frozenset(objective.needs) & frozenset(Teacher.adds)
+        if self._teaching is None or not wanted:
+            return ()
+        return (_Teaching(**self._teaching, wanted=wanted),)
+
+    def with_predictions(self, objective: Objective) -> Objective:
+        """`objective`, given what the predictors make of each batch if it reads that."""
+        reads = self.predictors is not None and any(name in objective.needs for name in _PREDICTIONS)
+        return Predicted(objective, self.predictors) if reads and self.predictors is not None else objective
+
+    def after_step(self, steps_done: int) -> None:
+        """Follow the weights that the optimizer's step number `steps_done` (from 1) has left."""
+        if self.average is not None:
+            self.average.update(steps_done)
+
+    def give_result(self, model: DualEncoder) -> None:
+        """Leave in `model` what the run ends with: the average, unless it only taught."""
+        if self.average is not None and self._average_is_result:
+            self.average.give_to(model)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """The live tensors that a checkpoint has to hold, by name."""
+        found = {f"average.{k}": v for k, v in self.average.state().items()} if self.average else {}
+        if self.predictors is not None:
+            found |= {f"predictors.{k}": v for k, v in self.predictors.state_dict().items()}
+        return found
+
+    def parameters(self) -> Iterable[nn.Parameter]:
+        """What learns beside the model."""
+        return () if self.predictors is None else self.predictors.parameters()
+
+
+def check(recipe: Recipe) -> None:
+    """Raise RecipeError for parts that cannot stand beside the recipe's model, before anything is decoded."""
+    kinds = [type(part) for part in recipe.beside]
+    for part in recipe.beside:
+        if not isinstance(part, (Teacher, Predictors)):
+            raise RecipeError(f"beside a model stand Teacher and Predictors, not {part!r}")
+        if kinds.count(type(part)) > 1:
+            raise RecipeError(f"a recipe has at most one {type(part).__name__}, this one has {kinds.count(type(part))}")
+        if isinstance(part, Teacher) and part.kind == "ema" and recipe.train.ema is None:
+            raise RecipeError(
+                f"{part!r} is the moving average of the weights: say how slow it is, e.g. train.ema=0.995"
+            )
+        if isinstance(part, Teacher) and part.kind == "given" and recipe.tune is None:
+            raise RecipeError(
+                f"{part!r} is the model that a run is given, and this recipe builds its own: use kind='ema'"
+            )
+
+
+@dataclass(frozen=True)
+class _Teaching:
+    """The teacher's answer to a batch, as a step asks for it; `wanted` names the fields without their axes."""
+
+    teacher: DualEncoder
+    encode_texts: EncodeTexts
+    precision: str
+    wanted: frozenset[str]
+
+    @torch.no_grad()
+    def __call__(
+        self, model: DualEncoder, batch: Batch, features: Features, encode_texts: EncodeTexts
+    ) -> dict[str, torch.Tensor]:
+        found = {"teacher_scale": self.teacher.scale}
+        if "audio_teacher" in self.wanted:
+            with autocast(self.precision, model.device):
+                found["audio_teacher_BD"] = self.teacher.encode_features(features).float()
+        if "text_teacher" in self.wanted:
+            with autocast("fp32", model.device):  # as the texts of the model itself
+                found["text_teacher_UD"] = self.encode_texts(batch.texts)
+        return found
