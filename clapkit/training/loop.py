@@ -38,7 +38,7 @@ from clapkit.training.beginning import Beginning, begin, check_fed
 from clapkit.training.companions import Companions
 from clapkit.training.companions import check as check_companions
 from clapkit.training.loader import Loader, described, prefetched
-from clapkit.training.log import JsonLines
+from clapkit.training.log import Logs, check_services
 from clapkit.training.optim import build_optimizer, resolve_precision
 from clapkit.training.stages import check_names, freeze, stretches
 from clapkit.training.step import EncodeTexts, How, take_step
@@ -75,12 +75,14 @@ def train(
     device: str = "auto",
     progress: bool = False,
     stop_at_step: int | None = None,
+    services: Sequence[str] = (),
 ) -> Run | None:
     """Train `recipe` on `clips` and leave everything in the folder `out`.
 
     start          the model that a recipe with `tune` settings trains further; it is changed, load it for this alone
     resume         go on from the newest checkpoint in `out` (start, if there is none)
     stop_at_step   write a checkpoint at that step and return None: for tests and for jobs with a time limit
+    services       where the log goes besides log.jsonl: names of `training.log.SERVICES`
     Raises DataError, RecipeError or ModelError before the first step for whatever can be known then, and ModelError
     when a loss or a gradient is not finite, naming the clips of that batch; the last finite weights are kept.
     """
@@ -91,7 +93,7 @@ def train(
     done = checkpoint.list_steps(checkpoints)
     if not resume and (done or (out / "model").exists()):
         raise DataError(f"'{out}' holds a run already: go on with it (resume=True, --resume) or choose another folder")
-    _check_before(recipe, clips)
+    _check_before(recipe, clips, services)
     out.mkdir(parents=True, exist_ok=True)
     # ---- Model -------------------------------------------------------------------------------------------------------
     where = _device(device)
@@ -115,8 +117,8 @@ def train(
     learning = tuple(model.learnt())
     live = checkpoint.held(model, companions.state())
     told = json.loads(json.dumps(recipe.to_json()))
-    data = _data_digest(loader.clips, audio)
-    here = checkpoint.Progress(0, told, data, checkpoint.frozen_digest(model), begun.start_id)
+    digests = _data_digest(loader.clips, audio), checkpoint.frozen_digest(model)
+    here = checkpoint.Progress(0, told, *digests, begun.start_id)
     first = 0
     if done:
         found = checkpoint.read_progress(done[-1])
@@ -129,12 +131,11 @@ def train(
     # ---- Steps -------------------------------------------------------------------------------------------------------
     end = total if stop_at_step is None else min(total, stop_at_step)
     saved_at = time.monotonic()
-    waited = busy = 0.0
-    counted = first
+    waited, busy, counted = 0.0, 0.0, first
     how = _how(recipe, encode_texts, loader, precision)
     stretch = None
     shown = ProgressBar("training", total, first=first, shown=progress)
-    with JsonLines(out / "log.jsonl", first_step=first) as log, shown as bar:
+    with Logs(out, first_step=first, services=services, about=told) as log, shown as bar:
         mark = time.monotonic()
         for batch in prefetched(loader, first, end):
             ready = time.monotonic()
@@ -258,8 +259,9 @@ def _not_finite(batch: Batch, loss: float, norm: float) -> ModelError:
     )
 
 
-def _check_before(recipe: Recipe, clips: Sequence[Clip]) -> None:
+def _check_before(recipe: Recipe, clips: Sequence[Clip], services: Sequence[str]) -> None:
     """Refuse what can be known to fail before anything is decoded or written."""
+    check_services(services)
     check_companions(recipe)
     _check_clips(described(clips, recipe.views, recipe.train.seed))
     check_fed(recipe, clips)
