@@ -28,6 +28,9 @@ _AHEAD = 3  # requests in flight or waiting to be fetched, for each worker
 _START_LIMIT_S = 120.0
 _PIPE_BYTES = 1 << 20  # where the system can: a clip of 10 s goes through in two gulps, not in thirty
 _CLOSED = "the decoder pool is closed: open a new DecodePool"
+# For glibc: memory of a clip that is done with is kept for the next one. Given back and taken again, each of its pages
+# would cost a fault, in all as long as reading the clip. Other C libraries do not know these names.
+_KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 25), "MALLOC_TRIM_THRESHOLD_": str(1 << 26)}
 _LEAST_MEMORY_MIB = 1024  # the libraries alone take several hundred
 
 
@@ -247,7 +250,7 @@ def _start(deadline_s: float, memory_limit_mib: int | None) -> subprocess.Popen[
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=last_words,
-            env=os.environ | single | {"PYTHONPATH": os.pathsep.join(paths)},
+            env=os.environ | single | _KEEP_MEMORY | {"PYTHONPATH": os.pathsep.join(paths)},
             pipesize=_PIPE_BYTES,
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from clapkit.nets.swin import SwinBlock, WindowAttention
 from clapkit.runtime.quantised import LEAST_WEIGHTS, Grid, QuantisedLinear, QuantisedNorm, Ranges
 
-_MANY_HEADS = 8  # from which on two matrix products are quicker than the fused attention of torch for 64 tokens
+_PART_TOKENS = 2048
 
 
 @dataclass(frozen=True)
@@ -76,36 +76,47 @@ class PreparedAttention(nn.Module):
     def __init__(self, attention: WindowAttention, plan: Plan, name: str) -> None:
         super().__init__()
         self.heads, self.tokens = attention.heads, attention.window**2
+        # In fp32 the fused attention of torch is the quicker one; in bf16 two products are, by a third.
+        self.fused = plan.dtype == torch.float32
         self.qkv = plan.linear(attention.qkv, f"{name}.qkv")
-        self.out = plan.linear(attention.out, f"{name}.out")
+        # Never in integers: bringing its input onto a grid takes as long as they save.
+        self.out = plan.linear(attention.out, "")
         table = attention.bias_table.detach()[attention.bias_index]
         self.bias_1HNN = table.view(self.tokens, self.tokens, -1).permute(2, 0, 1)[None].to(plan.dtype).contiguous()
         self.shifted_WHNN: Tensor | None = None
 
-    def forward(self, tokens_BLD: Tensor, apart_WNN: Tensor | None) -> Tensor:
-        batch, length, width = tokens_BLD.shape
-        joined = self.qkv(tokens_BLD).view(-1, self.tokens, 3, self.heads, width // self.heads)
+    def forward(self, tokens_MD: Tensor, bias_WHNN: Tensor) -> Tensor:
+        """Tokens of whole windows one after the other; `bias_WHNN` (`bias`) for each of them, or for each in turn."""
+        windows, size = len(tokens_MD) // self.tokens, tokens_MD.shape[1] // self.heads
+        joined = self.qkv(tokens_MD).view(windows, self.tokens, 3, self.heads, size)
         query, key, value = joined.permute(2, 0, 3, 1, 4)
-        bias_WHNN = self.bias_1HNN if apart_WNN is None else self._shifted(apart_WNN)
-        if self.heads < _MANY_HEADS:
-            # Clip by clip where windows differ: a mask for those of a whole batch would be written out for each clip.
-            count = len(query) if apart_WNN is None else len(bias_WHNN)
-            parts = zip(query.split(count), key.split(count), value.split(count), strict=True)
-            seen = torch.cat([F.scaled_dot_product_attention(*part, attn_mask=bias_WHNN) for part in parts])
+        if len(bias_WHNN) != windows:
+            shape = windows // len(bias_WHNN), *bias_WHNN.shape
+            bias_WHNN = bias_WHNN.expand(shape).flatten(0, 1) if len(bias_WHNN) > 1 else bias_WHNN
+        if self.fused:
+            seen = F.scaled_dot_product_attention(query, key, value, attn_mask=bias_WHNN)
         else:
-            scores = torch.matmul(query * query.shape[-1] ** -0.5, key.transpose(-1, -2))
-            scores.unflatten(0, (-1, len(bias_WHNN))).add_(bias_WHNN)
-            seen = torch.matmul(torch.softmax(scores, dim=-1), value)
-        return self.out(seen.transpose(1, 2).reshape(batch, length, width))
+            bias_BNN = bias_WHNN.expand(windows, -1, -1, -1).reshape(-1, self.tokens, self.tokens)
+            query, key, value = (x.reshape(windows * self.heads, self.tokens, size) for x in (query, key, value))
+            scores = torch.baddbmm(bias_BNN, query, key.transpose(1, 2), alpha=size**-0.5)
+            seen = torch.bmm(torch.softmax(scores, dim=-1), value).view(windows, self.heads, self.tokens, size)
+        return self.out(seen.transpose(1, 2).reshape(tokens_MD.shape))
 
-    def _shifted(self, apart_WNN: Tensor) -> Tensor:
+    def bias(self, apart_WNN: Tensor | None) -> Tensor:
+        """[1 or W, heads, N, N]: for all windows of a grid, or for each of a shifted one."""
+        if apart_WNN is None:
+            return self.bias_1HNN
         if self.shifted_WHNN is None:
             self.shifted_WHNN = (self.bias_1HNN + apart_WNN[:, None]).to(self.bias_1HNN.dtype)
         return self.shifted_WHNN
 
 
 class PreparedBlock(nn.Module):
-    """A Swin block with prepared attention, and GELU inside its first linear layer."""
+    """A Swin block with prepared attention, GELU inside its first linear layer, and some windows at a time.
+
+    Windows know nothing of each other, so that a block can end one part of a clip before it begins the next: what lies
+    between its layers then stays in the cache of the processor.
+    """
 
     def __init__(self, block: SwinBlock, plan: Plan, name: str) -> None:
         super().__init__()
@@ -116,13 +127,31 @@ class PreparedBlock(nn.Module):
         self.fall = plan.linear(block.fall, f"{name}.fall")
 
     def forward(self, tokens_BLD: Tensor, shift: tuple[Tensor, Tensor, Tensor] | None) -> Tensor:
-        if shift is None:
-            tokens_BLD = tokens_BLD + self.attention(self.norm1(tokens_BLD), None)
-        else:
-            there_L, back_L, apart_WNN = shift
-            seen = self.attention(self.norm1(tokens_BLD).index_select(1, there_L), apart_WNN)
-            tokens_BLD = tokens_BLD + seen.index_select(1, back_L)
-        return tokens_BLD.add_(self.fall(self.rise(self.norm2(tokens_BLD))))
+        batch, length, width = tokens_BLD.shape
+        if shift is not None:
+            tokens_BLD = tokens_BLD.index_select(1, shift[0])
+        bias_WHNN = self.attention.bias(None if shift is None else shift[2])
+        tokens_MD = tokens_BLD.reshape(batch * length, width)
+        result_MD = torch.empty_like(tokens_MD)
+        part = part_of(length, window=self.attention.tokens)
+        for first in range(0, len(tokens_MD), part):
+            given = tokens_MD[first : first + part]
+            its_bias = bias_WHNN
+            if len(bias_WHNN) > 1 and part < length:
+                window = first % length // self.attention.tokens
+                its_bias = bias_WHNN[window : window + part // self.attention.tokens]
+            made = torch.add(given, self.attention(self.norm1(given), its_bias), out=result_MD[first : first + part])
+            made.add_(self.fall(self.rise(self.norm2(made))))
+        result_BLD = result_MD.view(batch, length, width)
+        return result_BLD if shift is None else result_BLD.index_select(1, shift[1])
+
+
+def part_of(length: int, *, window: int) -> int:
+    """Tokens that a block works on at a time: whole clips of `length` tokens, or equal parts of one, whole windows."""
+    if length <= _PART_TOKENS:
+        return _PART_TOKENS // length * length
+    windows = length // window
+    return window * next(n for n in range(max(1, _PART_TOKENS // window), 0, -1) if windows % n == 0)
 
 
 def packed(
