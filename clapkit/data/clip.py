@@ -34,7 +34,7 @@ class Clip:
                 holds them against this clip alone, for other clips of the batch they may be true
     sources     what the clip was mixed from: ((clip id, weight), ...), weights summing to 1; empty: itself
     meta        every other column of the manifest, unread but not lost
-    provenance  what was done to it, in order
+    provenance  which of several manifests it comes from, and what was done to it, in order
     """
 
     id: str

@@ -16,6 +16,7 @@ from clapkit.data.clip import Clip
 from clapkit.data.columns import Assignment, assign_columns, role_name
 from clapkit.data.folders import read_sound_folder
 from clapkit.data.rows import ClipReader
+from clapkit.data.shards import is_shards, read_shards
 from clapkit.data.tables import Table, read_json, read_json_lines, read_separated
 from clapkit.errors import DataError, nearest_name
 
@@ -96,7 +97,8 @@ def read(
     check_files: bool = True,
     need_text: bool = True,
 ) -> Manifest:
-    """Read a manifest: CSV, TSV, JSON, JSON lines or parquet file, a dataset folder, or a folder of sound files.
+    """Read a manifest: CSV, TSV, JSON, JSON lines or parquet file, a dataset folder, a folder of sound files, or tar
+    shards (a .tar, a folder of them, or a pattern such as shards-{000..010}.tar).
 
     columns      role -> column, where the names differ: {"caption": "title"}; "" leaves a role unread
     splits       column -> wanted values; rows with another value are left out
@@ -119,8 +121,8 @@ def read_all(
 ) -> Manifest:
     """Read several sources as one manifest; the arguments are those of `read` and hold for all.
 
-    Where sources share an id, all ids of these sources get the name of their source in front ("esc50/..."). A value
-    of `splits` must occur in at least one source.
+    Where sources share an id, all ids of these sources get the name of their source in front ("esc50/..."). Each clip
+    names its source first in its `provenance`. A value of `splits` must occur in at least one source.
     """
     if not sources:
         raise DataError("no data: name at least one manifest or folder")
@@ -154,6 +156,8 @@ def read_all(
 
 
 def _open(path: Path) -> Table:
+    if not path.is_dir() and is_shards(path):
+        return read_shards(path)
     if not path.exists():
         return Table(path.parent, problems=["no such file or folder"])
     if path.is_file():
@@ -166,6 +170,8 @@ def _open(path: Path) -> Table:
         table = _READERS[found[0].suffix](found[0])
         table.warnings += [f"{other.name} was not read, {found[0].name} goes first" for other in found[1:]]
         return table
+    if is_shards(path):
+        return read_shards(path)
     return read_dataset_folder(path) if is_dataset_folder(path) else read_sound_folder(path)
 
 
@@ -220,7 +226,9 @@ def _join(clips: Mapping[str, Sequence[Clip]]) -> tuple[Clip, ...]:
     joined, names = [], _short_names(clips)
     for source, listed in clips.items():
         prefix = f"{names[source]}/" if any(counts[clip.id] > 1 for clip in listed) else ""
-        joined += [clip.with_(id=prefix + clip.id) if prefix else clip for clip in listed]
+        # With several sources each clip remembers its own, for samplers that balance them.
+        origin = (names[source],) if len(clips) > 1 else ()
+        joined += [clip.with_(id=prefix + clip.id, provenance=origin) for clip in listed]
     left = Counter(clip.id for clip in joined)
     if len(left) < len(joined):
         example = left.most_common(1)[0][0]

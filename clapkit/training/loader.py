@@ -13,7 +13,7 @@ from clapkit.audio.windows import fit
 from clapkit.data.batches import Batch, BatchSize, Classes, check_lengths
 from clapkit.data.cache import CachedAudio
 from clapkit.data.clip import Clip
-from clapkit.data.sampling import TEXTS, VIEWS, Order, Sampler, stream
+from clapkit.data.sampling import TEXTS, VIEWS, EmbedText, Order, Sampler, stream
 from clapkit.data.texts import TextBank, TextChoice, draw_text, soft_target
 from clapkit.errors import RecipeError
 from clapkit.model import Fill
@@ -81,7 +81,18 @@ class Loader:
         self.classes = Classes(self.clips)
         self._bank = TextBank(self.clips)
         self._samples = seconds_to_samples(size.clip_s, audio.rate_hz)
-        self._order: Order = sampler.prepare(self.clips)
+        self._order: Order | None = None
+        if not sampler.embeds:
+            self.arrange()
+
+    def arrange(self, embed_text: EmbedText | None = None) -> None:
+        """Decide the order of the clips; to be called, with `embed_text`, for a sampler that goes by vectors of texts.
+
+        The vectors have to be the same when a run is resumed: those of a tower that stays as it is.
+        """
+        order = self._sampler.prepare(self.clips, embed_text=embed_text)
+        order.rows(len(self.clips), self._size.clips, 0, self._seed)  # what does not suit the batch is told now
+        self._order = order
 
     def all_texts(self) -> list[str]:
         """Every text that a clip has, wrong ones last, distinct, in a stable order."""
@@ -90,6 +101,10 @@ class Loader:
 
     def make(self, step: int) -> Batch:
         """Batch number `step`, the same at every call and in every process."""
+        if self._order is None:
+            raise RecipeError(
+                f"{type(self._sampler).__name__} goes by vectors of texts: call arrange(embed_text) first"
+            )
         rows = self._order.rows(len(self._audio), self._size.clips, step, self._seed)
         drawn = self._draw(rows, step)
         texts, target = self._describe(drawn, step)

@@ -356,3 +356,12 @@ def test_false_captions_are_read_from_a_column_of_their_own(folder):
         "line 1: the caption 'a dog' is given as wrong too",
         "line 1: a wrong caption is text, found int 3",
     ]
+
+
+def test_each_of_several_sources_is_remembered_by_its_clips(tmp_path):
+    for name in ("speech", "street"):
+        sounds(tmp_path / name, "a.wav")
+        write(tmp_path / name / "manifest.csv", [{"path": "a.wav", "caption": name}])
+    both = read_all([tmp_path / "speech", tmp_path / "street" / "manifest.csv"])
+    assert [clip.provenance for clip in both] == [("speech",), ("street",)]
+    assert read(tmp_path / "speech").clips[0].provenance == ()

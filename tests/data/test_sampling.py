@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from clapkit.data.sampling import ORDER, TEXTS, Shuffled, stream
+from clapkit.data.clip import Clip
+from clapkit.data.sampling import ORDER, TEXTS, Shuffled, grouped, stream
 from clapkit.errors import DataError
 
 
@@ -38,3 +39,27 @@ def test_streams_are_independent_and_repeatable():
     draws = {stream(*at).random() for at in [(0, ORDER, 1), (0, TEXTS, 1), (1, ORDER, 1), (0, ORDER, 2), (0, ORDER)]}
     assert len(draws) == 5
     assert stream(3, TEXTS, 4, 5).random() == stream(3, TEXTS, 4, 5).random()
+
+
+def test_clips_are_grouped_by_label_split_column_or_manifest():
+    clips = [
+        Clip("a", "x", label="dog", split="train", meta={"place": "b", "source": "tape"}, provenance=("one",)),
+        Clip("b", "x", label="cat", split="test", meta={"place": 3, "source": None}, provenance=("two",)),
+        Clip("c", "x", label="dog", split="test", meta={"place": "b"}, provenance=("two",)),
+    ]
+    named = {
+        column: {k: v.tolist() for k, v in grouped(clips, column).items()} for column in ("label", "split", "place")
+    }
+    assert named == {
+        "label": {"cat": [1], "dog": [0, 2]},
+        "split": {"test": [1, 2], "train": [0]},
+        "place": {"3": [1], "b": [0, 2]},
+    }
+    assert list(grouped(clips, "source")) == ["tape", "two"], "a column goes before the name of the manifest"
+
+
+def test_clips_without_a_value_are_named():
+    clips = [Clip("a", "x", meta={"place": "hall"}), Clip("b", "x", meta={"place": " "}), Clip("c", "x")]
+    with pytest.raises(DataError, match="2 of 3 clips have no 'place'") as caught:
+        grouped(clips, "place")
+    assert caught.value.problems == ("b", "c")

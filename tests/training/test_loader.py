@@ -10,12 +10,14 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from clapkit.data.balance import ClassBalanced
 from clapkit.data.batches import BatchSize
 from clapkit.data.cache import cache_audio
 from clapkit.data.clip import Clip, Event
+from clapkit.data.grouping import HardGroups, WithReplica
 from clapkit.data.sampling import Shuffled
 from clapkit.data.texts import TextChoice
-from clapkit.errors import RecipeError
+from clapkit.errors import DataError, RecipeError
 from clapkit.training.loader import Loader, prefetched
 from clapkit.views.audio import Gain, TimeShift
 from clapkit.views.captions import LabelPrompts
@@ -360,3 +362,41 @@ class Doubled:
 def test_a_clip_that_became_too_long_is_named():
     with pytest.raises(RecipeError, match=r"clip 'c\d' 1\.000 s long, and the batch holds 0\.500 s"):
         ticks((Doubled(),)).make(0)
+
+
+def sampled(sampler, clips, *, batch: int = 8) -> Loader:
+    audio = cache_audio(clips, rate_hz=8000, workers=0)
+    return Loader(audio, views=(), size=BatchSize(batch, 0.5), texts=TextChoice(bank=0), sampler=sampler, seed=0)
+
+
+def test_a_sampler_sees_the_clips_before_the_first_batch(toy_clips):
+    batch = sampled(ClassBalanced(), toy_clips, batch=6).make(0)
+    assert sorted(batch.label_B.tolist()) == list(range(6))
+    with pytest.raises(DataError, match="1 of 8 clips have no 'label'"):
+        sampled(ClassBalanced(), ticking())
+    with pytest.raises(DataError, match="a batch of 8 clips cannot be of different classes, there are 6"):
+        sampled(ClassBalanced(distinct=True), toy_clips)
+
+
+def test_a_replica_has_a_crop_of_its_own():
+    batch = sampled(WithReplica(), ticking()).make(0)
+    assert batch.ids[:4] == batch.ids[4:]
+    assert not np.array_equal(batch.samples_BN[:4], batch.samples_BN[4:])
+    np.testing.assert_array_equal(batch.soft_target_BU[:4] > 0, batch.soft_target_BU[4:] > 0)
+
+
+def test_a_sampler_that_goes_by_texts_is_given_their_vectors():
+    made = sampled(HardGroups(size=2), ticking(), batch=2)
+    with pytest.raises(RecipeError, match=r"HardGroups goes by vectors of texts: call arrange\(embed_text\) first"):
+        made.make(0)
+    asked = []
+
+    def embed_text(texts):
+        asked.extend(texts)
+        return np.stack([[np.cos(0.1 * n), np.sin(0.1 * n)] for n in range(len(texts))])
+
+    made.arrange(embed_text)
+    assert asked == [f"tick {n}, then silence" for n in range(8)]
+    for step in range(8):
+        first, second = (int(name[1:]) for name in made.make(step).ids)
+        assert abs(first - second) == 1
