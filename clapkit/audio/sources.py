@@ -14,6 +14,7 @@ from typing import BinaryIO
 import numpy as np
 
 from clapkit.audio.resample import checked_rate
+from clapkit.audio.tars import read_member
 from clapkit.errors import AudioError, SpecError
 
 Source = str | os.PathLike | bytes | BinaryIO | tuple[np.ndarray, int]
@@ -48,14 +49,15 @@ def describe(source: object) -> str:
 def open_source(source: Source) -> Iterator[Opened]:
     """Open `source`; a file of the caller's is rewound and left open, one opened here is closed.
 
-    Raises AudioError for what cannot be opened: missing, a directory, no permission, empty, a device or pipe (which
-    could block for ever), text mode, an array of the wrong kind, a bad rate.
+    A path may lead into a tar (`audio.tars`). Raises AudioError for what cannot be opened: missing, a directory, no
+    permission, empty, a device or pipe (which could block for ever), text mode, an array of the wrong kind, a bad rate.
     """
     name = describe(source)
     if isinstance(source, tuple):
         yield _opened_array(source, name)
     elif isinstance(source, (str, os.PathLike)):
-        with _open_path(source, name) as file:
+        held = read_member(source)
+        with _open_path(source, name) if held is None else _not_empty(io.BytesIO(held), name) as file:
             yield Opened(name, file=file)
     elif isinstance(source, (bytes, bytearray, memoryview)):
         yield Opened(name, file=_not_empty(io.BytesIO(source), name))

@@ -14,7 +14,21 @@ import typer
 from typer.core import TyperGroup
 
 from clapkit import __version__
-from clapkit.cli import bench, classify, convert, demo, embed, evaluate, export, index, inspect, recipes, search, train
+from clapkit.cli import (
+    bench,
+    classify,
+    convert,
+    demo,
+    embed,
+    evaluate,
+    export,
+    index,
+    inspect,
+    recipes,
+    search,
+    shards,
+    train,
+)
 from clapkit.cli.terminal import say
 from clapkit.errors import ClapkitError
 
@@ -60,7 +74,8 @@ def _top(
     pass
 
 
-for _module in (train, evaluate, embed, classify, index, search, inspect, convert, export, bench, recipes, demo):
+_MODULES = (train, evaluate, embed, classify, index, search, inspect, convert, export, shards, bench, recipes, demo)
+for _module in _MODULES:
     _module.add_to(app)
 
 

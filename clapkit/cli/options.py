@@ -31,7 +31,10 @@ Calibration = Annotated[
 Strict = Annotated[bool, typer.Option("--strict", help="Exit with status 1 if any file was skipped.")]
 Data = Annotated[
     list[Path],
-    typer.Option("--data", help="Manifest (CSV, JSONL, JSON, parquet), dataset folder or folder of sound. Repeatable."),
+    typer.Option(
+        "--data",
+        help="Manifest (CSV, JSONL, JSON, parquet), dataset folder, folder of sound or tar shards. Repeatable.",
+    ),
 ]
 Split = Annotated[
     list[str] | None,

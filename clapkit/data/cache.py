@@ -18,6 +18,7 @@ import numpy as np
 
 from clapkit.audio.decode import decoder_id
 from clapkit.audio.pool import DecodePool, DecodeRequest
+from clapkit.audio.tars import split_address
 from clapkit.data.clip import Clip
 from clapkit.errors import AudioError, AudioFailure, DataError
 from clapkit.files import atomic_file, cache_folder
@@ -137,12 +138,13 @@ def _clip_key(clip: Clip, rate_hz: int, max_clip_s: float) -> str:
         return f"{hashlib.sha256(np.ascontiguousarray(clip.audio).tobytes()).hexdigest()} {decided}"
     if isinstance(clip.audio, bytes):
         return f"{hashlib.sha256(clip.audio).hexdigest()} {decided}"
-    path = Path(clip.audio)
+    held = split_address(clip.audio)
+    path, inside = (Path(clip.audio), "") if held is None else (held[0], f"/{held[1]}")
     try:
         status = path.stat()
     except OSError:
         return f"{path} missing {decided}"
-    return f"{path.resolve()} {status.st_size} {status.st_mtime_ns} {decided}"
+    return f"{path.resolve()}{inside} {status.st_size} {status.st_mtime_ns} {decided}"
 
 
 def _request(clip: Clip, rate_hz: int, max_clip_s: float) -> DecodeRequest:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from clapkit.audio.tars import is_member
 from clapkit.data.clip import Clip, Event
 from clapkit.data.columns import Assignment, Column
 from clapkit.data.tables import Row, Table
@@ -96,7 +97,7 @@ class ClipReader:
             self._problem(row, f"the sound is named by a path or held as bytes, found {found}")
             return "", ""
         path = self._base / value
-        if self._check_files and not path.is_file():
+        if self._check_files and not path.is_file() and not is_member(path):
             reason = "is a folder" if path.is_dir() else "is a broken link" if path.is_symlink() else "does not exist"
             self._problem(row, f"the file {value} {reason}")
         return os.fspath(path), value
