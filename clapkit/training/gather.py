@@ -8,6 +8,7 @@ clip of this one, only its target could say.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.nn.functional import pad
 
 from clapkit.errors import ClapkitError, RecipeError
 from clapkit.objectives.base import Embeddings, Objective
@@ -31,7 +33,7 @@ _MASKS = {
     "rebuilt_BNP": "hidden_BN",
     "hidden_BNP": "hidden_BN",
 }
-_UNEQUAL = "KTNU"
+_UNEQUAL = "BUKTN"
 
 
 @dataclass(frozen=True)
@@ -116,12 +118,8 @@ def _gathered(z: Embeddings, texts: Sequence[str], *, local: bool) -> tuple[Embe
     behind = torch.cat(places).tolist()  # the column of every row of text, one rank behind the other
     first = torch.tensor([behind.index(column) for column in range(len(columns))], device=device)
     made: dict[str, Any] = {}
-    for name, rows in _ROWS.items():
-        value = getattr(z, name)
-        if rows == "all" or value is None:
-            continue
-        every = _exchanged(name, value, [shape[name] for shape in shapes], local=local)
-        if rows == "texts":
+    for name, every in _exchanged(z, shapes, local=local).items():
+        if _ROWS[name] == "texts":
             made[name] = torch.cat(every)[first]
         elif "U" in _AXES[name]:
             pairs = zip(every, places, strict=True)
@@ -138,18 +136,23 @@ def _gathered(z: Embeddings, texts: Sequence[str], *, local: bool) -> tuple[Embe
 
 def _headers(z: Embeddings, texts: Sequence[str]) -> list[tuple[tuple[str, ...], dict[str, tuple[int, ...]]]]:
     """Texts and shapes of every rank; ClapkitError where they cannot be joined."""
-    mine = {name: tuple(getattr(z, name).shape) for name in _ROWS if getattr(z, name) is not None}
+    mine = {name: value for name in _ROWS if (value := getattr(z, name)) is not None}
+    shapes = {name: tuple(value.shape) for name, value in mine.items()}
     headers: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(headers, (tuple(texts), mine))
-    for rank, (_, theirs) in enumerate(headers):
-        if theirs.keys() != headers[0][1].keys():
-            unlike = sorted(theirs.keys() ^ headers[0][1].keys())
+    dist.all_gather_object(headers, (tuple(texts), shapes, {name: str(value.dtype) for name, value in mine.items()}))
+    _, first, kinds = headers[0]
+    for rank, (_, theirs, their_kinds) in enumerate(headers):
+        if theirs.keys() != first.keys():
+            unlike = sorted(theirs.keys() ^ first.keys())
             raise ClapkitError(f"ranks 0 and {rank} have different fields: {unlike} are on one of them alone")
         for name, shape in theirs.items():
-            fixed = [i for i, letter in enumerate(_AXES[name]) if letter not in "B" + _UNEQUAL]
-            if any(shape[i] != headers[0][1][name][i] for i in fixed):
-                raise ClapkitError(f"{name} has shape {headers[0][1][name]} on rank 0 and {shape} on rank {rank}")
-    return headers
+            fixed = [i for i, letter in enumerate(_AXES[name]) if letter not in _UNEQUAL]
+            if their_kinds[name] != kinds[name] or any(shape[i] != first[name][i] for i in fixed):
+                raise ClapkitError(
+                    f"{name} is {kinds[name]} of shape {first[name]} on rank 0 and {their_kinds[name]} of shape "
+                    f"{shape} on rank {rank}"
+                )
+    return [(theirs, shapes) for theirs, shapes, _ in headers]
 
 
 def _with_masks(
@@ -167,17 +170,39 @@ def _with_masks(
     return z, shapes
 
 
-def _exchanged(name: str, value: torch.Tensor, shapes: Sequence[tuple[int, ...]], *, local: bool) -> list[torch.Tensor]:
-    """The field of every rank, as long as its own clips, texts and the longest rows of all."""
-    sizes = [max(shape[axis] for shape in shapes) for axis in range(value.ndim)]
-    filled = value.new_full(sizes, torch.nan if name == "events_BUT" else 0)
-    filled[tuple(slice(size) for size in value.shape)] = value
-    every = _AllGather.apply(filled.to(torch.uint8) if value.dtype == torch.bool else filled, local)
-    cut = []
-    for part, shape in zip(every.to(value.dtype), shapes, strict=True):
-        part = part[: shape[0]]
-        cut.append(part[:, : shape[1]] if _AXES[name][1:2] == "U" else part)
-    return cut
+def _exchanged(
+    z: Embeddings, shapes: Sequence[Mapping[str, tuple[int, ...]]], *, local: bool
+) -> dict[str, list[torch.Tensor]]:
+    """Every field that is split, as each rank has it; rows are as long as the longest of all ranks.
+
+    Fields of one kind travel as one vector: a step waits for a few exchanges, however much it reads.
+    """
+    by_kind: dict[torch.dtype, list[str]] = {}
+    for name, rows in _ROWS.items():
+        value = getattr(z, name)
+        if rows != "all" and value is not None:
+            by_kind.setdefault(value.dtype, []).append(name)
+    made: dict[str, list[torch.Tensor]] = {}
+    for kind, names in by_kind.items():
+        sizes = [[math.prod(shape[name]) for name in names] for shape in shapes]
+        flat = torch.cat([z[name].flatten() for name in names])
+        flat = pad(flat, (0, max(map(sum, sizes)) - len(flat)))
+        every = _AllGather.apply(flat.to(torch.uint8) if kind == torch.bool else flat, local).to(kind)
+        for vector, size, shape in zip(every, sizes, shapes, strict=True):
+            for name, part in zip(names, vector[: sum(size)].split(size), strict=True):
+                made.setdefault(name, []).append(part.view(shape[name]))
+    return {name: _evened(name, parts) for name, parts in made.items()}
+
+
+def _evened(name: str, parts: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The same with rows of equal length; their number and that of columns stay those of each rank."""
+    fill = torch.nan if name == "events_BUT" else 0
+    for axis, letter in enumerate(_AXES[name]):
+        if letter in "KTN":
+            longest = max(part.shape[axis] for part in parts)
+            after = [0, 0] * (parts[0].ndim - axis - 1)
+            parts = [pad(part, (*after, 0, longest - part.shape[axis]), value=fill) for part in parts]
+    return parts
 
 
 def _spread(name: str, part: torch.Tensor, place: torch.Tensor, columns: int) -> torch.Tensor:
