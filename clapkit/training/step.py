@@ -291,11 +291,3 @@ def _assembled(model: DualEncoder, objective: Objective, batch: Batch, made: Map
 
 def _total(losses: Mapping[str, torch.Tensor]) -> Any:
     return sum(losses.values())
-
-
-def plain_step(model: DualEncoder, objective: Objective, batch: Batch, **how: Any) -> dict[str, torch.Tensor]:
-    """Losses of one batch seen at once; the caller runs backward and the optimizer."""
-    settings = How(**how)
-    rows, columns = slice(0, len(batch.ids)), slice(0, len(batch.texts))
-    made = _encoded(model, batch, frozenset(objective.needs), settings, rows, columns)
-    return dict(objective(_assembled(model, objective, batch, made)))
