@@ -7,10 +7,11 @@ Input: clips of 10 s, mono WAV, 44.1 kHz, 16 bits, of the sound world. Model: Cl
 (batch norm statistics, biases and tables among them), saved by transformers and loaded by both.
 
 The peer reads with soundfile, resamples with soxr (the quickest there is), extracts features with ClapFeatureExtractor
-and embeds with ClapModel.get_audio_features in float32, at the best of several batch sizes. Both do the whole way from
-the file. They take turns, round by round, so that other work on the machine slows both alike; the best round of each
-counts. Stages are timed by processor time of one thread. The machine's limits are measured in the same run: the rate of
-a large matrix product, and of copying memory.
+and embeds with ClapModel.get_audio_features in float32, at the best of several batch sizes; for the ratios of equal
+precision also under autocast in bf16, which is what int8 is compared with too. Both do the whole way from the file.
+They take turns, round by round, so that other work on the machine slows both alike; the best round of each counts.
+Stages are timed by processor time of one thread. The machine's limits are measured in the same run: the rate of a large
+matrix product, and of copying memory.
 """
 
 from __future__ import annotations
@@ -76,6 +77,7 @@ class Peer:
         self.model = transformers.ClapModel.from_pretrained(folder).eval()
         self.extractor = transformers.ClapFeatureExtractor.from_pretrained(folder)
         self.batch = 1
+        self.precision = "fp32"
 
     def __call__(self, paths: list[Path]) -> np.ndarray:
         rows = []
@@ -95,9 +97,10 @@ class Peer:
 
     @torch.inference_mode()
     def embed(self, features: transformers.BatchFeature) -> np.ndarray:
-        found = self.model.get_audio_features(**features)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16"):
+            found = self.model.get_audio_features(**features)
         vectors = getattr(found, "pooler_output", found)
-        return torch.nn.functional.normalize(vectors, dim=-1).numpy()
+        return torch.nn.functional.normalize(vectors.float(), dim=-1).numpy()
 
     def settle(self, paths: list[Path]) -> None:
         """Take the batch size that is quickest here."""
@@ -172,12 +175,14 @@ def contest(paths: list[Path], folder: Path, arguments: argparse.Namespace) -> d
         for provider in arguments.providers.split(",")
         for precision in arguments.precisions.split(",")
     }
-    best = dict.fromkeys(["peer", *ours], float("inf"))
+    peers = [name for name in ("fp32", "bf16") if name == "fp32" or name in arguments.precisions]
+    best = dict.fromkeys([*peers, *ours], float("inf"))
     agreement = {}
     for key, clap in ours.items():
         agreement[key] = (clap.embed_audio(paths) * reference).sum(1)
     for _ in range(arguments.rounds):
-        best["peer"] = min(best["peer"], seconds(lambda: peer(paths)))
+        for peer.precision in peers:
+            best[peer.precision] = min(best[peer.precision], seconds(lambda: peer(paths)))
         for key, clap in ours.items():
             best[key] = min(best[key], seconds(lambda clap=clap: clap.embed_audio(paths)))
     rows = [
@@ -185,16 +190,38 @@ def contest(paths: list[Path], folder: Path, arguments: argparse.Namespace) -> d
             "provider": provider,
             "precision": precision,
             "ms_per_clip": round(1e3 * best[provider, precision] / len(paths), 1),
-            "ratio_to_peer_fp32": round(best["peer"] / best[provider, precision], 2),
+            "ratio_to_peer_fp32": round(best["fp32"] / best[provider, precision], 2),
+            "ratio_at_equal_precision": round(best[peers[precision != "fp32"]] / best[provider, precision], 2),
             "lowest_cosine": float(agreement[provider, precision].min()),
         }
         for provider, precision in ours
     ]
     return {
-        "peer": {"ms_per_clip": round(1e3 * best["peer"] / len(paths), 1), "batch": peer.batch},
+        "peer": {
+            "batch": peer.batch,
+            **{f"{name}_ms_per_clip": round(1e3 * best[name] / len(paths), 1) for name in peers},
+        },
         "clapkit": rows,
         "stages_processor_ms_one_thread": stages(clapkit.load(folder, device="cpu"), peer, paths),
+        "tower_mb_per_clip": moved_mb(clapkit.load(folder, device="cpu"), paths[0]),
     }
+
+
+def moved_mb(clap: clapkit.Clap, path: Path) -> dict[str, float]:
+    """Megabytes of float32 that the layers of the tower read and write for one clip, if none stays in a cache."""
+    counted = {"weights": 0, "inputs_and_results": 0}
+
+    def count(layer: torch.nn.Module, inputs: tuple[torch.Tensor, ...], result: torch.Tensor) -> None:
+        counted["weights"] += sum(p.nbytes for p in layer.parameters())
+        counted["inputs_and_results"] += inputs[0].nbytes + result.nbytes
+
+    layers = [m for m in clap.model.audio.modules() if isinstance(m, torch.nn.Linear | torch.nn.LayerNorm)]
+    hooks = [layer.register_forward_hook(count) for layer in layers]
+    with torch.inference_mode():
+        clap.model.encode_audio(torch.from_numpy(decode(path, rate_hz=48_000).samples)[None])
+    for hook in hooks:
+        hook.remove()
+    return {name: round(value / 1e6, 1) for name, value in counted.items()}
 
 
 def main() -> None:
@@ -218,6 +245,8 @@ def main() -> None:
     told["tower_at_the_matrix_peak_ms"] = {
         name: round(1e3 * TOWER_GFLOP / peaks[f"gemm_{name}_gflops"], 1) for name in ("fp32", "bf16")
     }
+    moved = sum(told["tower_mb_per_clip"].values())
+    told["tower_at_the_copy_rate_ms"] = round(moved / peaks["copy_gb_s"], 1)
     told["versions"] = {"python": platform.python_version(), "torch": torch.__version__} | {
         "transformers": transformers.__version__,
         "clapkit": clapkit.__version__,
