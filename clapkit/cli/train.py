@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -62,6 +62,10 @@ _Plan = Annotated[
 _Timing = Annotated[
     bool, typer.Option("--timing/--no-timing", help="With --plan: run a few steps on noise to estimate the hours.")
 ]
+_Log = Annotated[
+    str | None,
+    typer.Option("--log", metavar="a,b", help="Show the log elsewhere too: tensorboard, trackio, wandb."),
+]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -87,6 +91,7 @@ def train(
     variant: _Variant = None,
     text: _Text = None,
     trust: Trust = None,
+    log: _Log = None,
     plan: _Plan = False,
     timing: _Timing = True,
 ) -> None:
@@ -98,11 +103,8 @@ def train(
     With --from, a given model is trained further (recipe finetune). It is scored before and after, on clips that are
     not trained on, and on those of --old; RUN/finetune.json says what was gained and what was forgotten.
     """
-    from clapkit import api
-
     chosen = _resolved(recipe, scale, sets or ())
-    if out is None and not plan:
-        raise RecipeError("say where the run is to be written: --out FOLDER (or --plan, to see what it would take)")
+    place = None if plan else _Place(out, resume=resume, device=device, log=log)
     _check_start(chosen, start, [name for name, given in (("--old", old), ("--text", text)) if given])
     read = _Reader(columns=read_columns(column or ()))
     manifest = read(data, split)
@@ -116,19 +118,44 @@ def train(
     given = None
     if start is not None:
         given = _Given(start, device=device, variant=variant, text=text, trust=tuple(trust or ()))
-    if plan:
+    if place is None:
         _show_plan(chosen, manifest.clips, given, device=device, timing=timing)
-        return
-    assert out is not None, "it is needed by all but --plan"
-    if given is not None:
-        _tune(chosen, manifest.clips, given, out=out, resume=resume, val=held_out, old=before, hold_out=hold_out)
-        return
-    run = api.train(chosen, manifest.clips, out=out, resume=resume, device=device, progress=progress_wanted())
-    _finish(run, out)
-    if held_out:
+    elif given is not None:
+        _tune(chosen, manifest.clips, given, place, val=held_out, old=before, hold_out=hold_out)
+    else:
+        _train(chosen, manifest.clips, place, val=held_out, trust=tuple(trust or ()))
+
+
+class _Place:
+    """Where a run is written and shown, and the arguments of `training.loop.train` that say so."""
+
+    def __init__(self, out: Path | None, *, resume: bool, device: str, log: str | None) -> None:
+        from clapkit.opening import need_torch
+
+        if out is None:
+            raise RecipeError("say where the run is to be written: --out FOLDER (or --plan, to see what it would take)")
+        need_torch("Training")
+        from clapkit.training.log import check_services
+
+        services = tuple(name.strip() for name in log.split(",")) if log else ()
+        check_services(services)
+        self.out = out
+        self.device = device
+        given = {"out": out, "resume": resume, "device": device, "services": services}
+        self.arguments: dict[str, Any] = {**given, "progress": progress_wanted()}
+
+
+def _train(recipe: Recipe, clips: Sequence[Clip], place: _Place, *, val: Sequence[Clip], trust: Sequence[str]) -> None:
+    from clapkit import api
+    from clapkit.training.loop import train as train_model
+
+    run = train_model(recipe, clips, **place.arguments)
+    assert run is not None, "only stop_at_step ends a run early"
+    _finish(run, place.out)
+    if val:
         from clapkit.cli.scoring import score_run
 
-        for report in score_run(api.load(out, device, trust=trust or ()), held_out, out):
+        for report in score_run(api.load(place.out, place.device, trust=tuple(trust)), val, place.out):
             results().print(report.table())
 
 
@@ -196,9 +223,8 @@ def _tune(
     recipe: Recipe,
     clips: Sequence[Clip],
     given: _Given,
+    place: _Place,
     *,
-    out: Path,
-    resume: bool,
     val: Sequence[Clip],
     old: Sequence[Clip],
     hold_out: float,
@@ -214,10 +240,9 @@ def _tune(
     loaded = given.load()
     say(f"{given.path}: {loaded.report.family}, {loaded.space_id}")
     before = tuning.Measured(api.Clap(loaded, device=given.device), measured, classes=classes)
-    run = train_model(
-        recipe, trained, out=out, start=loaded, resume=resume, device=given.device, progress=progress_wanted()
-    )
+    run = train_model(recipe, trained, start=loaded, **place.arguments)
     assert run is not None, "only stop_at_step ends a run early"
+    out = place.out
     _finish(run, out)
     del loaded
     after = tuning.Measured(api.load(out, given.device, trust=given.trust), measured, classes=classes)

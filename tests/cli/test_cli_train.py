@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import sys
+import types
 from pathlib import Path
 
 import clapkit.recipes
@@ -118,3 +120,21 @@ def test_a_plan_is_told_and_nothing_is_decoded_or_written(clapkit, world, tmp_pa
 def test_a_run_needs_a_folder(clapkit, world):
     outcome = clapkit("train", "soundworld", "--data", world)
     assert outcome.exit_code == 2 and "--out FOLDER" in outcome.stderr
+
+
+def test_a_log_is_shown_elsewhere_and_what_is_missing_is_told_first(clapkit, train_words, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    refused = clapkit(*train_words, "--out", tmp_path / "run", "--log", "wandb")
+    assert refused.exit_code == 2 and 'pip install "clapkit[wandb]"' in refused.stderr
+    assert not (tmp_path / "run").exists()
+    service = types.ModuleType("trackio")
+    sent = []
+    service.init = lambda **given: sent.append(given["project"])  # type: ignore[attr-defined]
+    service.log = lambda values, *, step: sent.append((step, sorted(values)))  # type: ignore[attr-defined]
+    service.finish = lambda: sent.append("finished")  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "trackio", service)
+    done = clapkit(*train_words, "--out", tmp_path / "run", "--log", "trackio")
+    assert done.exit_code == 0, done.output
+    assert sent[0] == "clapkit" and sent[-1] == "finished"
+    [(step, names)] = sent[1:-1]
+    assert step == 7 and {"loss", "lr", "scale", "clips_per_s"} <= set(names)
