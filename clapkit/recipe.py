@@ -62,6 +62,9 @@ class Recipe:
         for stage in self.stages:
             if not isinstance(stage, Stage):
                 raise RecipeError(f"stages are made of Stage(share=..., ...), not of {stage!r}")
+        for part in self.beside:
+            if not hasattr(part, "adds"):
+                raise RecipeError(f"what stands beside a model says what it adds, and {part!r} does not")
         for objective in self.objectives:
             self._check_needs(objective)
         seen_mel = False

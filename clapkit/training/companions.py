@@ -21,7 +21,7 @@ from clapkit.training.ema import Average, copied
 from clapkit.training.optim import autocast
 from clapkit.training.step import EncodeTexts
 
-Kind = Literal["ema", "given"]
+Source = Literal["ema", "given"]
 _PREDICTIONS = ("audio_prediction", "text_prediction")
 
 
@@ -29,17 +29,18 @@ _PREDICTIONS = ("audio_prediction", "text_prediction")
 class Teacher:
     """A model that hears and reads what the batch holds, all tokens of it, and takes no gradient.
 
-    kind   "ema": the moving average of the weights, as fast as `train.ema` says (cards 022, 065, 077). "given": the
-           model that the run was given, as it was (self-distillation, learning without forgetting; card 009)
+    source   "ema": the moving average of the weights, as fast as `train.ema` says (cards 022, 065, 077). "given": the
+             model that the run was given, as it was (self-distillation, learning without forgetting; card 009)
     """
 
-    kind: Kind = "ema"
+    source: Source = "ema"
 
     adds: ClassVar[tuple[str, ...]] = ("audio_teacher", "text_teacher", "teacher_scale")
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            raise SpecError(f"a teacher's kind cannot be {self.kind!r}; {nearest_name(str(self.kind), get_args(Kind))}")
+        if self.source not in get_args(Source):
+            near = nearest_name(str(self.source), get_args(Source))
+            raise SpecError(f"the source of a teacher cannot be {self.source!r}; {near}")
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ class Companions:
             if isinstance(part, Predictors):
                 self.predictors = part.build(model.dimension, seed=settings.seed).to(model.device)
             else:
-                teacher = self.average.model if self.average and part.kind == "ema" else copied(model)
+                teacher = self.average.model if self.average and part.source == "ema" else copied(model)
                 given = {"teacher": teacher, "encode_texts": encoder_of(teacher), "precision": precision}
                 self._teaching = given
 
@@ -169,13 +170,13 @@ def check(recipe: Recipe) -> None:
             raise RecipeError(f"beside a model stand Teacher and Predictors, not {part!r}")
         if kinds.count(type(part)) > 1:
             raise RecipeError(f"a recipe has at most one {type(part).__name__}, this one has {kinds.count(type(part))}")
-        if isinstance(part, Teacher) and part.kind == "ema" and recipe.train.ema is None:
+        if isinstance(part, Teacher) and part.source == "ema" and recipe.train.ema is None:
             raise RecipeError(
                 f"{part!r} is the moving average of the weights: say how slow it is, e.g. train.ema=0.995"
             )
-        if isinstance(part, Teacher) and part.kind == "given" and recipe.tune is None:
+        if isinstance(part, Teacher) and part.source == "given" and recipe.tune is None:
             raise RecipeError(
-                f"{part!r} is the model that a run is given, and this recipe builds its own: use kind='ema'"
+                f"{part!r} is the model that a run is given, and this recipe builds its own: use source='ema'"
             )
 
 

@@ -127,7 +127,6 @@ def train(
         first = found.step
     _write_json(out / "recipe.json", _recipe_report(recipe, begun))
     _write_json(out / "data.json", _data_report(clips, audio, total, precision))
-
     # ---- Steps -------------------------------------------------------------------------------------------------------
     end = total if stop_at_step is None else min(total, stop_at_step)
     saved_at = time.monotonic()
