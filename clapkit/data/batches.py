@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,15 @@ MOST_TAGS = 4096
 
 @dataclass(frozen=True)
 class BatchSize:
-    """Clips in a batch, and how much of each is heard: longer clips are cropped at a drawn place, shorter ones kept."""
+    """Clips in a batch, and how much of each is heard: longer clips are cropped at a drawn place, shorter ones kept.
+
+    trim    a batch ends with its longest clip, and not always at `clip_s`: for models that mask what is filled up and
+            take sound of any length. It saves most with `lengths.ByLength`
+    """
 
     clips: int = 64
     clip_s: float = 5.0
+    trim: bool = field(default=False, metadata={"omit_default": True})
 
     def __post_init__(self) -> None:
         if self.clips < 2:

@@ -28,7 +28,10 @@ class Order(Protocol):
     """Which clips stand in which batch: a pure function of (seed, step), so that nothing has to be remembered."""
 
     def rows(self, count: int, batch_size: int, step: int, seed: int) -> np.ndarray:
-        """Positions of the clips of batch `step` (0-based) among `count` clips, int64 [batch_size]."""
+        """Positions of the clips of batch `step` (0-based) among `count` clips, int64 [batch_size].
+
+        Where batches are even in another way (`lengths.ByLength`), they have `batch_size` clips on average.
+        """
         ...
 
 

@@ -68,6 +68,11 @@ class Loader:
         second: bool = False,
     ) -> None:
         check_lengths(views, size)
+        if size.trim and fill != "mask":
+            raise RecipeError(
+                f"batch.trim ends a batch with its longest clip, and this model fills clips up ('{fill}') to the "
+                "length that it was made for: set batch.trim=false"
+            )
         self._audio = audio
         self._size = size
         self._texts = texts
@@ -88,9 +93,15 @@ class Loader:
     def arrange(self, embed_text: EmbedText | None = None) -> None:
         """Decide the order of the clips; to be called, with `embed_text`, for a sampler that goes by vectors of texts.
 
+        The sampler sees the clips with the duration that a batch holds of them.
         The vectors have to be the same when a run is resumed: those of a tower that stays as it is.
         """
-        order = self._sampler.prepare(self.clips, embed_text=embed_text)
+        limit, rate_hz = self._samples, self._audio.rate_hz
+        heard = [
+            clip.with_(duration_s=samples_to_seconds(min(limit, self._audio.length_samples(row)), rate_hz))
+            for row, clip in enumerate(self.clips)
+        ]
+        order = self._sampler.prepare(heard, embed_text=embed_text)
         order.rows(len(self.clips), self._size.clips, 0, self._seed)  # what does not suit the batch is told now
         self._order = order
 
@@ -108,7 +119,7 @@ class Loader:
         rows = self._order.rows(len(self._audio), self._size.clips, step, self._seed)
         drawn = self._draw(rows, step)
         texts, target = self._describe(drawn, step)
-        samples, lengths = _laid_out(drawn.clips, self._samples, self._fill, self._audio.rate_hz)
+        samples, lengths = self._laid_out(drawn.clips)
         batch = Batch(
             step=step,
             ids=tuple(clip.id for clip in drawn.clips),
@@ -126,7 +137,7 @@ class Loader:
         return self._with_other(batch, self._draw(rows, step, again=True)) if self._second else batch
 
     def _with_other(self, batch: Batch, drawn: _Draw) -> Batch:
-        samples, lengths = _laid_out(drawn.clips, self._samples, self._fill, self._audio.rate_hz)
+        samples, lengths = self._laid_out(drawn.clips)
         params = {**(batch.params or {}), **{f"other {name}": value for name, value in drawn.params.items()}}
         return replace(
             batch, other_BN=samples, other_lengths_B=lengths, other_mel_params=drawn.mel_params, params=params
@@ -164,6 +175,10 @@ class Loader:
             length_s = samples_to_seconds(len(samples), rate_hz)
             clip = clip.with_(events=shifted(clip.events, -samples_to_seconds(first, rate_hz), length_s))
         return clip.with_(audio=samples, rate_hz=rate_hz)
+
+    def _laid_out(self, clips: Sequence[Clip]) -> tuple[np.ndarray, np.ndarray]:
+        samples, lengths = _laid_out(clips, self._samples, self._fill, self._audio.rate_hz)
+        return (samples[:, : max(1, lengths.max())], lengths) if self._size.trim else (samples, lengths)
 
     def _describe(self, drawn: _Draw, step: int) -> tuple[list[str], np.ndarray]:
         rng = stream(self._seed, TEXTS, step)

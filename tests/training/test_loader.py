@@ -15,6 +15,7 @@ from clapkit.data.batches import BatchSize
 from clapkit.data.cache import cache_audio
 from clapkit.data.clip import Clip, Event
 from clapkit.data.grouping import HardGroups, WithReplica
+from clapkit.data.lengths import ByLength
 from clapkit.data.sampling import Shuffled
 from clapkit.data.texts import TextChoice
 from clapkit.errors import DataError, RecipeError
@@ -400,3 +401,28 @@ def test_a_sampler_that_goes_by_texts_is_given_their_vectors():
     for step in range(8):
         first, second = (int(name[1:]) for name in made.make(step).ids)
         assert abs(first - second) == 1
+
+
+def test_a_batch_ends_with_its_longest_clip_where_that_is_asked_for():
+    """Clips sorted by the length that is heard of them, whatever the manifest says of it."""
+    rng = np.random.default_rng(0)
+    clips = [
+        Clip(f"c{n}", rng.standard_normal(800 * (n + 1)).astype(np.float32), captions=(f"noise {n}",), duration_s=1.0)
+        for n in range(12)
+    ]
+    audio = cache_audio([clip.with_(duration_s=None) for clip in clips], rate_hz=8000, workers=0)
+    settings = {"views": (), "texts": TextChoice(bank=0), "seed": 0}
+    sampler = ByLength(buckets=3, even="clips")
+    plain = Loader(audio, size=BatchSize(4, 1.0), sampler=sampler, **settings)
+    trimmed = Loader(audio, size=BatchSize(4, 1.0, trim=True), sampler=sampler, second=True, **settings)
+    ends = []
+    for step in range(3):
+        whole, batch = plain.make(step), trimmed.make(step)
+        end = batch.lengths_B.max()
+        ends.append(int(end))
+        assert batch.ids == whole.ids and batch.samples_BN.shape == (4, end) and whole.samples_BN.shape == (4, 8000)
+        np.testing.assert_array_equal(batch.samples_BN, whole.samples_BN[:, :end])
+        assert batch.other_BN.shape == (4, batch.other_lengths_B.max())
+    assert sorted(ends) == [3200, 6400, 8000], "of the longest, one second is heard"
+    with pytest.raises(RecipeError, match=r"batch\.trim .* fills clips up \('repeat'\)"):
+        Loader(audio, size=BatchSize(4, 1.0, trim=True), sampler=Shuffled(), fill="repeat", **settings)
