@@ -309,6 +309,7 @@ def train(
     start: str | os.PathLike | None = None,
     variant: str | None = None,
     text: str | os.PathLike | None = None,
+    services: Sequence[str] = (),
     **sets: Any,
 ) -> Run:
     """Train a recipe on captioned sound and leave the run in the folder `out`.
@@ -319,6 +320,7 @@ def train(
     scale     "tiny", "small", "paper": another size of the same method
     start     for `finetune` and its like, the model to train further: whatever `load` takes. `variant` and `text` are
               as there; here, `text` may also be a text encoder that the sound side was never trained with
+    services  where the log goes besides log.jsonl: "tensorboard", "trackio", "wandb"
     sets      settings of the recipe by dotted path, with __ for the dot: train__steps=500
     """
     from clapkit.opening import need_torch
@@ -348,7 +350,8 @@ def train(
 
         spoken = None if text is None else locate(text)
         given = read_model(locate(start), variant=variant, text=spoken, join=True)
-    result = run(recipe, clips, out=os.fspath(out), start=given, resume=resume, device=device, progress=progress)
+    how: dict[str, Any] = {"resume": resume, "device": device, "progress": progress, "services": services}
+    result = run(recipe, clips, out=os.fspath(out), start=given, **how)
     assert result is not None, "only stop_at_step ends a run early"
     return result
 

@@ -34,6 +34,8 @@ LOGIT_MATRICES = 6
 # What libraries and fragments take beside what we count.
 OVERHEAD = 1.2
 SUSTAINED_TFLOPS = 50.0
+# With micro-batches every clip goes forward twice and back once, and going back costs two times going forward.
+_TWICE_FORWARD = 4 / 3
 _CARDS_GIB = (8, 12, 16, 24, 40, 80, 141)
 _PROBES = (2, 4)
 _TIMED_STEPS = 2
@@ -44,18 +46,24 @@ _GIB = 2.0**30
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one training step in one process."""
+    """Bytes of one training step in one process; `average`: what a moving average of the weights takes."""
 
     weights: int
     gradients: int
     optimizer: int
     activations: int
     logits: int
+    average: int = 0
 
     @property
     def total(self) -> int:
         """All of them, and a fifth more for what libraries and fragments take."""
-        return int(OVERHEAD * (self.weights + self.gradients + self.optimizer + self.activations + self.logits))
+        return int(OVERHEAD * (self.fixed + self.activations + self.logits))
+
+    @property
+    def fixed(self) -> int:
+        """What does not depend on the batch."""
+        return self.weights + self.gradients + self.optimizer + self.average
 
 
 @dataclass(frozen=True)
@@ -64,10 +72,12 @@ class Plan:
 
     parameters, learnt     by part of the model ("rest": temperature and what else there is)
     frames, tokens         of sound in a step; tokens is None for towers without them, and after dropping
+    batch                  clips of a step; with train.micro_batch only so many are in memory at once
     texts, text_tokens     distinct texts of a step at most, and their tokens in the mean; 0 tokens where texts are
                            encoded once and kept
     flops                  floating-point operations of a step, forward and back
     step_s                 seconds of a step on this machine; None: not measured, `untimed` says why
+    uncounted              what takes memory and time too, and is in none of the numbers
     device_bytes           free memory of the device; None where that cannot be known
     """
 
@@ -87,6 +97,7 @@ class Plan:
     device_bytes: int | None
     step_s: float | None = None
     untimed: str = ""
+    uncounted: tuple[str, ...] = ()
 
     @property
     def hours(self) -> float | None:
@@ -100,7 +111,7 @@ class Plan:
         fitting = next((card for card in _CARDS_GIB if need <= 0.9 * card), None)
         if fitting is not None:
             return f"one accelerator with {fitting} GiB of memory"
-        fixed = OVERHEAD * (self.memory.weights + self.memory.gradients + self.memory.optimizer) / _GIB
+        fixed = OVERHEAD * self.memory.fixed / _GIB
         room = 0.9 * 80 - fixed
         if room <= 0:
             return f"weights and optimizer alone take {fixed:.0f} GiB: they have to be shared out among accelerators"
@@ -121,10 +132,13 @@ class Plan:
             ("sound a step", sound),
             ("texts a step", f"at most {self.texts:,}, {words}"),
         ]
-        for name in ("weights", "gradients", "optimizer", "activations", "logits"):
-            told.append((f"memory: {name}", _bytes(getattr(self.memory, name))))
+        for name, value in vars(self.memory).items():
+            if value:
+                told.append((f"memory: {name}", _bytes(value)))
         hours = f"not measured: {self.untimed}" if self.hours is None else f"{_hours(self.hours)} on {self.device}"
         far = self.flops * self.steps / (SUSTAINED_TFLOPS * 1e12) / 3600
+        if self.uncounted:
+            told.append(("not counted", ", ".join(self.uncounted)))
         return [
             *told,
             ("memory in all", f"about {_bytes(self.memory.total)} in {self.precision}; free on {self.device}: {there}"),
@@ -155,12 +169,14 @@ def plan(
     features = step.features(1)
     tokens = _tokens(recipe, model, features)
     held, flops = step.held(), step.operations()
+    micro = recipe.train.micro_batch
     counted, learnt = _parameters(model)
     memory = Memory(
         weights=sum(t.numel() * t.element_size() for t in model.state_dict().values()),
         gradients=4 * sum(learnt.values()),
         optimizer=8 * sum(learnt.values()),
-        activations=int(held * begun.batch.clips),
+        activations=int(held * min(begun.batch.clips, micro or begun.batch.clips)),
+        average=0 if recipe.train.ema is None else 4 * sum(learnt.values()),
         logits=4 * LOGIT_MATRICES * begun.batch.clips * texts,
     )
     made = Plan(
@@ -174,12 +190,13 @@ def plan(
         texts=texts,
         text_tokens=0 if model.frozen_text else round(texts * step.tokens_a_text()),
         memory=memory,
-        flops=flops * begun.batch.clips,
+        flops=flops * begun.batch.clips * (_TWICE_FORWARD if micro else 1.0),
         precision=precision,
         device=str(where),
         device_bytes=free_bytes(where),
+        uncounted=_uncounted(recipe),
     )
-    return _timed(made, step, where) if timing else replace(made, untimed="not asked for")
+    return _timed(made, step, where, micro) if timing else replace(made, untimed="not asked for")
 
 
 def kept_for_backward(work: Callable[[], Any], *, without: Iterable[torch.Tensor] = ()) -> int:
@@ -288,15 +305,14 @@ class _Step:
         self._model.to(where)
 
 
-def _timed(made: Plan, step: _Step, where: torch.device) -> Plan:
-    room = made.device_bytes
-    fixed = made.memory.weights + made.memory.gradients + made.memory.optimizer
-    clips = min(made.batch, _TIMED_CLIPS)
-    need = OVERHEAD * (fixed + made.memory.activations * clips / made.batch)
-    if room is not None and need > 0.9 * room:
-        return replace(made, untimed=f"{clips} clips need {_bytes(int(need))}, free are {_bytes(room)}")
+def _timed(made: Plan, step: _Step, where: torch.device, micro: int | None) -> Plan:
+    held = min(made.batch, micro or made.batch)
+    clips = min(held, _TIMED_CLIPS)
+    need = int(OVERHEAD * (made.memory.fixed + made.memory.activations * clips / held))
+    if made.device_bytes is not None and need > 0.9 * made.device_bytes:
+        return replace(made, untimed=f"{clips} clips need {_bytes(need)}, free are {_bytes(made.device_bytes)}")
     step.to(where)
-    return replace(made, step_s=step.seconds_a_clip(clips) * made.batch)
+    return replace(made, step_s=step.seconds_a_clip(clips) * made.batch * (_TWICE_FORWARD if micro else 1.0))
 
 
 def _texts(recipe: Recipe, clips: Sequence[Clip]) -> list[str]:
@@ -325,6 +341,11 @@ def _tokens(recipe: Recipe, model: DualEncoder, features: Features) -> int | Non
             raise RecipeError(f"train.drop_tokens={drop}: {name} has no tokens to drop; set it to 0")
         return None
     return max(1, round(int(model.audio.token_count(features.values.shape[1])) * (1 - drop)))
+
+
+def _uncounted(recipe: Recipe) -> tuple[str, ...]:
+    beside = tuple(type(part).__name__ for part in recipe.beside)
+    return (*beside, "a second draw of each clip") if "audio_other" in recipe.objective.needs else beside
 
 
 def _count(number: float) -> str:

@@ -11,9 +11,11 @@ from torch import nn
 
 from clapkit.errors import RecipeError
 from clapkit.model import DualEncoder
+from clapkit.objectives.redundancy import VICReg
 from clapkit.recipe import Recipe
 from clapkit.spec import derive, spec
 from clapkit.towers.vit import tiny as tiny_vit
+from clapkit.training.companions import Predictors
 from clapkit.training.plan import Memory, Plan, free_bytes, kept_for_backward, plan
 
 
@@ -74,6 +76,24 @@ def test_activations_and_operations_grow_with_the_batch(tiny_recipe, toy_clips):
     assert two.memory.activations == pytest.approx(2 * one.memory.activations, rel=0.02)
     assert two.flops == pytest.approx(2 * one.flops, rel=1e-6) and two.flops > 0
     assert two.memory.weights == one.memory.weights
+
+
+def test_micro_batches_and_an_average_of_the_weights_are_counted(tiny_recipe, toy_clips):
+    plain = plan(tiny_recipe, toy_clips, timing=False)
+    small = replace(tiny_recipe.train, micro_batch=2, batch_norm="microbatch", ema=0.9)
+    micro = plan(tiny_recipe.but(train=small), toy_clips, timing=False)
+    assert micro.memory.activations == pytest.approx(plain.memory.activations / 4, abs=2)
+    assert micro.memory.average == micro.memory.gradients and plain.memory.average == 0
+    assert micro.memory.logits == plain.memory.logits and micro.flops == pytest.approx(plain.flops * 4 / 3)
+    assert "memory: average" in dict(micro.rows()) and "memory: average" not in dict(plain.rows())
+
+
+def test_what_is_not_counted_is_named(tiny_recipe, toy_clips):
+    assert plan(tiny_recipe, toy_clips, timing=False).uncounted == ()
+    twice = tiny_recipe.but(objective=VICReg(), beside=(Predictors(hidden_width=8),))
+    made = plan(twice, toy_clips, timing=False)
+    expected = ("Predictors", "a second draw of each clip") if "audio_other" in VICReg().needs else ("Predictors",)
+    assert made.uncounted == expected and dict(made.rows())["not counted"] == ", ".join(expected)
 
 
 def test_a_step_is_timed_on_this_machine(tiny_recipe, toy_clips):
