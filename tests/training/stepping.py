@@ -41,6 +41,8 @@ class Double(DualEncoder):
         self.bias = nn.Parameter(torch.tensor(-2.0))
         self.words = nn.Linear(12, WIDTH)
         self.drop = drop
+        if drop:  # inside the tower too, on every token
+            self.audio.embed = nn.Sequential(self.audio.embed, nn.Dropout(drop))
         self.double()
 
     def encode_features(self, features, keep=None):

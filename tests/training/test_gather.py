@@ -147,7 +147,7 @@ def refusals(rank: int) -> dict[str, str]:
 
 def work(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/meeting", 2), rank=rank, world_size=2)
     z = share_of(whole(), rank)
     bare = replace(z, private_BK=None, audio_private_UK=None, frame_mask_BT=None, hidden_BN=None)
     parameter = nn.Parameter(torch.zeros(2))
