@@ -46,9 +46,7 @@ class Teacher:
 @dataclass(frozen=True)
 class Predictors:
     """Two small networks, one for sound and one for texts, that guess the teacher's vector from the model's own (BYOL,
-    Grill et al. 2020; card 077): linear, layer norm, ReLU, linear, unit norm. They learn with the model.
-
-    Layer norm in place of BYOL's batch norm: what becomes of a clip does not depend on the rest of its batch.
+    Grill et al. 2020; card 077). They learn with the model.
     """
 
     hidden_width: int = 2048
@@ -63,11 +61,25 @@ class Predictors:
         """The networks for vectors of `width`, with weights that `seed` alone decides."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return nn.ModuleDict({name: self._network(width) for name in _PREDICTIONS})
+            return nn.ModuleDict({name: Predictor(width, hidden=self.hidden_width) for name in _PREDICTIONS})
 
-    def _network(self, width: int) -> nn.Sequential:
-        hidden = self.hidden_width
-        return nn.Sequential(Linear(width, hidden), nn.LayerNorm(hidden), nn.ReLU(), Linear(hidden, width))
+
+class Predictor(nn.Module):
+    """x + network(x), the network being linear, layer norm, ReLU, linear; its last layer begins at 0.
+
+    So a predictor begins as no change: what it is asked for, the model is asked for first. One that begins anywhere
+    else learns by itself to turn sound into text, and the two sides of the model have less reason to meet. Layer norm
+    in place of BYOL's batch norm: what becomes of a clip does not depend on the rest of its batch.
+    """
+
+    def __init__(self, width: int, *, hidden: int) -> None:
+        super().__init__()
+        last = Linear(hidden, width)
+        nn.init.zeros_(last.linear.weight)
+        self.network = nn.Sequential(Linear(width, hidden), nn.LayerNorm(hidden), nn.ReLU(), last)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.network(x)
 
 
 @dataclass(frozen=True)
