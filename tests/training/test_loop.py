@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -13,7 +15,8 @@ from safetensors.torch import load_file
 
 import clapkit
 from clapkit.data.clip import Clip
-from clapkit.errors import DataError, ModelError, RecipeError
+from clapkit.errors import DataError, ModelError, RecipeError, SpecError
+from clapkit.objectives.redundancy import VICReg
 from clapkit.recipe import Recipe
 from clapkit.spec import derive
 from clapkit.towers.hf import tiny
@@ -146,3 +149,44 @@ def test_labels_need_a_view_that_speaks(tiny_recipe, toy_clips, tmp_path):
     mute = tiny_recipe.but(views=tuple(v for v in tiny_recipe.views if not isinstance(v, LabelPrompts)))
     with pytest.raises(DataError, match="12 of 24 clips have neither a caption"):
         train(mute, toy_clips, out=tmp_path / "run")
+
+
+def test_micro_batches_learn_what_the_batch_does(tiny_recipe, toy_clips, tmp_path):
+    recipe = short(tiny_recipe.but(train=replace(tiny_recipe.train, batch_norm="frozen")), 3)
+    whole = train(recipe, toy_clips, out=tmp_path / "whole", device="cpu")
+    parts = train(
+        recipe.but(train=replace(recipe.train, micro_batch=3)), toy_clips, out=tmp_path / "parts", device="cpu"
+    )
+    made, expected = (load_file(run.model_path / "model.safetensors") for run in (parts, whole))
+    assert all(torch.allclose(made[name], expected[name], atol=1e-3) for name in expected)
+    assert [r["loss"] for r in parts.log()] == pytest.approx([r["loss"] for r in whole.log()], rel=1e-3)
+
+
+def test_micro_batches_of_live_statistics_are_refused_with_the_ways_out(tiny_recipe, toy_clips, tmp_path):
+    recipe = tiny_recipe.but(train=replace(tiny_recipe.train, micro_batch=3))
+    with pytest.raises(RecipeError, match="batch_norm"):
+        train(recipe, toy_clips, out=tmp_path / "run", device="cpu")
+
+
+def test_a_second_draw_is_made_for_an_objective_that_compares_two(tiny_recipe, toy_clips, tmp_path):
+    recipe = short(tiny_recipe.but(objective=VICReg(against="audio_other")), 2)
+    run = train(recipe, toy_clips, out=tmp_path / "run", device="cpu")
+    assert all(np.isfinite(r["loss"]) for r in run.log()) and run.log()
+
+
+def test_a_log_that_does_not_exist_is_told_before_anything_is_written(tiny_recipe, toy_clips, tmp_path):
+    with pytest.raises(SpecError, match="there is no log 'tensorbord'; did you mean 'tensorboard'"):
+        train(tiny_recipe, toy_clips, out=tmp_path / "run", services=("tensorbord",))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_service_gets_the_records_of_the_log(tiny_recipe, toy_clips, tmp_path, monkeypatch):
+    sent: list[dict] = []
+    service = SimpleNamespace(
+        init=lambda **about: sent.append(about), log=lambda record, step: sent.append(record), finish=lambda: None
+    )
+    monkeypatch.setitem(sys.modules, "trackio", service)
+    recipe = short(tiny_recipe, 2).with_set("train.log_every", 1)
+    run = train(recipe, toy_clips, out=tmp_path / "run", services=("trackio",), device="cpu")
+    assert sent[0]["config"] == json.loads(json.dumps(recipe.to_json()))
+    assert [r["loss"] for r in sent[1:]] == [pytest.approx(r["loss"], rel=1e-5) for r in run.log()]
