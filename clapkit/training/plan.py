@@ -22,7 +22,8 @@ from clapkit.errors import RecipeError
 from clapkit.model import DualEncoder
 from clapkit.native import Loaded
 from clapkit.recipe import Recipe
-from clapkit.training.beginning import Beginning, begin
+from clapkit.training.beginning import Beginning, begin, check_fed
+from clapkit.training.companions import check as check_companions
 from clapkit.training.loader import described
 from clapkit.training.optim import autocast, build_optimizer, resolve_precision
 from clapkit.training.tuning import to_training_mode
@@ -158,6 +159,8 @@ def plan(
     the device has the memory. Raises RecipeError as a training would.
     """
     assert clips, "a manifest without clips is refused when it is read"
+    check_companions(recipe)
+    check_fed(recipe, clips)
     where = torch.device(device)
     begun = begin(recipe, start, torch.device("cpu"))
     model = begun.model

@@ -11,6 +11,7 @@ from torch import nn
 
 from clapkit.errors import RecipeError
 from clapkit.model import DualEncoder
+from clapkit.objectives.margin import HardNegativeSoftplus
 from clapkit.objectives.redundancy import VICReg
 from clapkit.recipe import Recipe
 from clapkit.spec import derive, spec
@@ -147,3 +148,5 @@ def test_what_a_training_refuses_is_refused(tiny_recipe, toy_clips):
         plan(mute, toy_clips)
     with pytest.raises(RecipeError, match=r"drop_tokens=0\.5: ResNetTower has no tokens"):
         plan(tiny_recipe.with_set("train.drop_tokens", 0.5), toy_clips)
+    with pytest.raises(RecipeError, match="text_private"):
+        plan(tiny_recipe.but(objective=HardNegativeSoftplus()), toy_clips)
