@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -20,10 +20,13 @@ class TextChoice:
                     labels one prompt, or of clips without labels one caption. They cost a row of the similarity
                     matrix each, because their embeddings are cached, and make small batches learn like larger ones.
                     A bank text that also describes a clip of the batch counts for it, never against it.
+    events          the names of all events of the batch stand in it as columns too, for objectives that ask when a text
+                    is heard; each counts as a text of the clips in which it happens
     """
 
     caption_share: float = 0.5
     bank: int = 64
+    events: bool = field(default=False, metadata={"omit_default": True})
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.caption_share <= 1.0:
@@ -60,19 +63,27 @@ def draw_text(rng: np.random.Generator, clip: Clip, choice: TextChoice) -> str |
     return texts[int(rng.integers(len(texts)))] if texts else None
 
 
-def soft_target(clips: Sequence[Clip], columns: Sequence[str], parts: Sequence[Mapping[str, Clip]]) -> np.ndarray:
+def event_names(clips: Iterable[Clip]) -> tuple[str, ...]:
+    """The different names of what happens in some clips, in the order of their first appearance."""
+    return tuple(dict.fromkeys(event.label for clip in clips for event in clip.events))
+
+
+def soft_target(
+    clips: Sequence[Clip], columns: Sequence[str], parts: Sequence[Mapping[str, Clip]], *, events: bool = False
+) -> np.ndarray:
     """[B, U] float32: how each clip's description is shared out among the columns; rows sum to 1.
 
     A column counts for a clip if it is one of the clip's own texts; several share evenly. A mixed clip (`sources`) has
     the rows of what it was mixed from, in their shares: its own texts for itself, and for each other source those of
-    `parts[b][name]`, the clip as it was mixed in.
+    `parts[b][name]`, the clip as it was mixed in. With `events` the names of a clip's events are texts of its own.
     """
     place = {text: u for u, text in enumerate(columns)}
     target = np.zeros((len(clips), len(columns)), np.float32)
     for b, clip in enumerate(clips):
         for name, share in clip.sources or ((clip.id, 1.0),):
             source = clip if name == clip.id else parts[b][name]
-            own = [place[t] for t in dict.fromkeys((*source.captions, *source.prompts)) if t in place]
+            named = event_names([source]) if events else ()
+            own = [place[t] for t in dict.fromkeys((*source.captions, *source.prompts, *named)) if t in place]
             if own:
                 target[b, own] += np.float32(share / len(own))
     total = target.sum(1, keepdims=True)

@@ -14,7 +14,7 @@ from clapkit.data.batches import Batch, BatchSize, Classes, check_lengths
 from clapkit.data.cache import CachedAudio
 from clapkit.data.clip import Clip
 from clapkit.data.sampling import TEXTS, VIEWS, EmbedText, Order, Sampler, stream
-from clapkit.data.texts import TextBank, TextChoice, draw_text, soft_target
+from clapkit.data.texts import TextBank, TextChoice, draw_text, event_names, soft_target
 from clapkit.errors import RecipeError
 from clapkit.model import Fill
 from clapkit.units import samples_to_seconds, seconds_to_samples
@@ -106,15 +106,18 @@ class Loader:
         self._order = order
 
     def all_texts(self) -> list[str]:
-        """Every text that a clip has, wrong ones last, distinct, in a stable order."""
+        """Every text that a clip has, distinct, in a stable order: true ones, names of events (if batches have them as
+        texts), wrong ones."""
         true = (t for clip in self.clips for t in (*clip.captions, *clip.prompts))
-        return list(dict.fromkeys((*true, *(t for clip in self.clips for t in clip.wrong))))
+        named = event_names(self.clips) if self._texts.events else ()
+        return list(dict.fromkeys((*true, *named, *(t for clip in self.clips for t in clip.wrong))))
 
     def make(self, step: int) -> Batch:
         """Batch number `step`, the same at every call and in every process."""
         if self._order is None:
             raise RecipeError(
-                f"{type(self._sampler).__name__} goes by vectors of texts: call arrange(embed_text) first"
+                f"{type(self._sampler).__name__} goes by vectors of texts and was given none: they come from a "
+                "text tower that stays as it is (Loader.arrange)"
             )
         rows = self._order.rows(len(self._audio), self._size.clips, step, self._seed)
         drawn = self._draw(rows, step)
@@ -184,8 +187,9 @@ class Loader:
         rng = stream(self._seed, TEXTS, step)
         columns = [text for clip in drawn.clips if (text := draw_text(rng, clip, self._texts)) is not None]
         columns += self._bank.draw(rng, self._texts.bank)
+        columns += event_names(drawn.clips) if self._texts.events else ()
         columns = list(dict.fromkeys(columns))
-        return columns, soft_target(drawn.clips, columns, drawn.parts)
+        return columns, soft_target(drawn.clips, columns, drawn.parts, events=self._texts.events)
 
     @property
     def mel_views(self) -> Sequence[View]:

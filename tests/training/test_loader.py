@@ -388,7 +388,7 @@ def test_a_replica_has_a_crop_of_its_own():
 
 def test_a_sampler_that_goes_by_texts_is_given_their_vectors():
     made = sampled(HardGroups(size=2), ticking(), batch=2)
-    with pytest.raises(RecipeError, match=r"HardGroups goes by vectors of texts: call arrange\(embed_text\) first"):
+    with pytest.raises(RecipeError, match=r"HardGroups goes by vectors of texts and was given none: .*arrange"):
         made.make(0)
     asked = []
 
@@ -426,3 +426,22 @@ def test_a_batch_ends_with_its_longest_clip_where_that_is_asked_for():
     assert sorted(ends) == [3200, 6400, 8000], "of the longest, one second is heard"
     with pytest.raises(RecipeError, match=r"batch\.trim .* fills clips up \('repeat'\)"):
         Loader(audio, size=BatchSize(4, 1.0, trim=True), sampler=Shuffled(), fill="repeat", **settings)
+
+
+def test_names_of_events_stand_in_the_batch_when_asked():
+    """Each is a text of the clips in which it happens, and of no other; the rest of the batch stays as it was."""
+    audio = cache_audio(ticking(), rate_hz=8000, workers=0)
+    settings = {"views": (), "size": BatchSize(8, 0.5), "sampler": Shuffled(), "seed": 1}
+    plain = Loader(audio, texts=TextChoice(bank=2), **settings)
+    made = Loader(audio, texts=TextChoice(bank=2, events=True), **settings)
+    assert set(made.all_texts()) - set(plain.all_texts()) == {f"tick {n}" for n in range(8)}
+    for step in range(3):
+        batch, before = made.make(step), plain.make(step)
+        happening = [{text for text, _, _ in events} for events in batch.events]
+        names = {name for each in happening for name in each}
+        assert batch.texts[: len(before.texts)] == before.texts and set(batch.texts[len(before.texts) :]) == names
+        for text, column in zip(batch.texts, batch.soft_target_BU.T, strict=True):
+            if text in names:
+                assert (column > 0).tolist() == [text in each for each in happening]
+        np.testing.assert_array_equal(batch.samples_BN, before.samples_BN)
+        np.testing.assert_allclose(batch.soft_target_BU.sum(1), 1.0, rtol=1e-6)
