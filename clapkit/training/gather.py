@@ -9,9 +9,8 @@ clip of this one, only its target could say.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,10 +19,8 @@ from torch.nn.functional import pad
 
 from clapkit.errors import ClapkitError, RecipeError
 from clapkit.objectives.base import Embeddings, Objective
-from clapkit.objectives.contrast import InfoNCE
+from clapkit.training.gradient_cache import AXES, ROWS, has_rows_apart, row_losses
 
-_ROWS = {f.name: f.metadata["rows"] for f in fields(Embeddings)}
-_AXES = {name: found[1] if (found := re.search("_([A-Z]+)$", name)) else "" for name in _ROWS}
 # Axes whose length may differ from rank to rank, and the mask that says what is there.
 _MASKS = {
     "text_private_BKD": "private_BK",
@@ -56,13 +53,11 @@ class Ranks:
         """
         if not self.local_loss:
             return dict(objective(gathered(z, texts)))
-        if not isinstance(objective, InfoNCE) or objective.smoothing:
+        if not has_rows_apart(objective):
             raise RecipeError(f"local_loss is for InfoNCE without smoothing, not for {objective!r}: set it to False")
         whole, clips, owned = _gathered(z, texts, local=True)
-        ranks, count = dist.get_world_size(), len(whole.audio_BD)
-        own_clips = objective(_chosen(whole, "B", clips))["audio_to_text"]
-        own_texts = objective(_chosen(whole, "U", owned))["text_to_audio"]  # a sum over texts, divided by all clips
-        return {"audio_to_text": own_clips * (ranks * len(clips) / count), "text_to_audio": own_texts * ranks}
+        ranks = dist.get_world_size()
+        return {name: value * ranks for name, value in row_losses(objective, whole, clips, owned).items()}
 
     def averaged(self, losses: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The mean over ranks of scalars that all of them have, without graph."""
@@ -119,9 +114,9 @@ def _gathered(z: Embeddings, texts: Sequence[str], *, local: bool) -> tuple[Embe
     first = torch.tensor([behind.index(column) for column in range(len(columns))], device=device)
     made: dict[str, Any] = {}
     for name, every in _exchanged(z, shapes, local=local).items():
-        if _ROWS[name] == "texts":
+        if ROWS[name] == "texts":
             made[name] = torch.cat(every)[first]
-        elif "U" in _AXES[name]:
+        elif "U" in AXES[name]:
             pairs = zip(every, places, strict=True)
             made[name] = torch.cat([_spread(name, part, place, len(columns)) for part, place in pairs])
         else:
@@ -136,7 +131,7 @@ def _gathered(z: Embeddings, texts: Sequence[str], *, local: bool) -> tuple[Embe
 
 def _headers(z: Embeddings, texts: Sequence[str]) -> list[tuple[tuple[str, ...], dict[str, tuple[int, ...]]]]:
     """Texts and shapes of every rank; ClapkitError where they cannot be joined."""
-    mine = {name: value for name in _ROWS if (value := getattr(z, name)) is not None}
+    mine = {name: value for name in ROWS if (value := getattr(z, name)) is not None}
     shapes = {name: tuple(value.shape) for name, value in mine.items()}
     headers: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(headers, (tuple(texts), shapes, {name: str(value.dtype) for name, value in mine.items()}))
@@ -146,7 +141,7 @@ def _headers(z: Embeddings, texts: Sequence[str]) -> list[tuple[tuple[str, ...],
             unlike = sorted(theirs.keys() ^ first.keys())
             raise ClapkitError(f"ranks 0 and {rank} have different fields: {unlike} are on one of them alone")
         for name, shape in theirs.items():
-            fixed = [i for i, letter in enumerate(_AXES[name]) if letter not in _UNEQUAL]
+            fixed = [i for i, letter in enumerate(AXES[name]) if letter not in _UNEQUAL]
             if their_kinds[name] != kinds[name] or any(shape[i] != first[name][i] for i in fixed):
                 raise ClapkitError(
                     f"{name} is {kinds[name]} of shape {first[name]} on rank 0 and {their_kinds[name]} of shape "
@@ -162,7 +157,7 @@ def _with_masks(
     for name, mask in _MASKS.items():
         if name not in shapes[0] or mask in shapes[0]:
             continue
-        axes = [_AXES[name].index(letter) for letter in _AXES[mask]]
+        axes = [AXES[name].index(letter) for letter in AXES[mask]]
         if len({shape[name][axes[1]] for shape in shapes}) > 1:
             shapes = [{**shape, mask: tuple(shape[name][axis] for axis in axes)} for shape in shapes]
             there = torch.ones([z[name].shape[axis] for axis in axes], dtype=torch.bool, device=z.audio_BD.device)
@@ -178,7 +173,7 @@ def _exchanged(
     Fields of one kind travel as one vector: a step waits for a few exchanges, however much it reads.
     """
     by_kind: dict[torch.dtype, list[str]] = {}
-    for name, rows in _ROWS.items():
+    for name, rows in ROWS.items():
         value = getattr(z, name)
         if rows != "all" and value is not None:
             by_kind.setdefault(value.dtype, []).append(name)
@@ -197,7 +192,7 @@ def _exchanged(
 def _evened(name: str, parts: list[torch.Tensor]) -> list[torch.Tensor]:
     """The same with rows of equal length; their number and that of columns stay those of each rank."""
     fill = torch.nan if name == "events_BUT" else 0
-    for axis, letter in enumerate(_AXES[name]):
+    for axis, letter in enumerate(AXES[name]):
         if letter in "KTN":
             longest = max(part.shape[axis] for part in parts)
             after = [0, 0] * (parts[0].ndim - axis - 1)
@@ -216,16 +211,6 @@ def _spread(name: str, part: torch.Tensor, place: torch.Tensor, columns: int) ->
     else:
         wide = part.new_zeros(shape)
     return wide.index_copy(1, place, part)
-
-
-def _chosen(z: Embeddings, letter: str, index: torch.Tensor) -> Embeddings:
-    """Some clips ("B") with all texts, or some texts ("U") with all clips."""
-    changes = {
-        name: getattr(z, name).index_select(axes.index(letter), index)
-        for name, axes in _AXES.items()
-        if letter in axes and getattr(z, name) is not None
-    }
-    return replace(z, **changes)
 
 
 class _AllGather(torch.autograd.Function):

@@ -8,24 +8,27 @@ same random numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from clapkit.errors import RecipeError
-from clapkit.objectives.base import Embeddings
+from clapkit.objectives.base import Embeddings, Objective
+from clapkit.objectives.contrast import InfoNCE
 
 Fields = Mapping[str, torch.Tensor]
-_ROWS = {f.name: f.metadata["rows"] for f in fields(Embeddings)}
+ROWS = {f.name: f.metadata["rows"] for f in fields(Embeddings)}  # what the first axis of a field counts
+AXES = {name: found[1] if (found := re.search("_([A-Z]+)$", name)) else "" for name in ROWS}
 
 
 def cached_gradients(
     makers: Sequence[Callable[[], Fields]],
-    losses: Callable[[Fields], Mapping[str, torch.Tensor]],
+    losses: Callable[[Fields], Iterable[Fields]],
     *,
     device: torch.device,
     second_pass: AbstractContextManager[object] | None = None,
@@ -35,7 +38,8 @@ def cached_gradients(
     makers       each makes the fields of `Embeddings` for some clips and some texts, the same whenever it is called
                  with the same random state; joined in this order they are the batch. Fields that are not split
                  (`rows` "all") are those of the first maker that has them
-    losses       named scalars of the joined fields; their sum is what is differentiated. It runs once
+    losses       parts of the loss of the joined fields, each as named scalars. A part is differentiated before the next
+                 is made, so that none holds another's memory; equal names are added up
     second_pass  entered while the makers run again
     """
     found, states = [], []
@@ -44,13 +48,15 @@ def cached_gradients(
         with torch.no_grad():
             found.append(dict(make()))
     whole = {name: value.requires_grad_(value.is_floating_point()) for name, value in joined(found).items()}
-    named = losses(whole)
-    torch.autograd.backward(sum(named.values()))  # type: ignore[arg-type]
-    sizes = [{name: len(value) for name, value in made.items() if _ROWS[name] != "all"} for made in found]
+    named: dict[str, torch.Tensor] = {}
+    for part in losses(whole):
+        torch.autograd.backward(sum(part.values()))  # type: ignore[arg-type]
+        named = {name: value.detach() + named.get(name, 0.0) for name, value in part.items()}
+    sizes = [{name: len(value) for name, value in made.items() if ROWS[name] != "all"} for made in found]
     found.clear()
     with second_pass or nullcontext(), torch.random.fork_rng(devices=_accelerators(device)):
         _carry_on(makers, states, whole, sizes, device)
-    return {name: part.detach() for name, part in named.items()}
+    return named
 
 
 @torch.no_grad()
@@ -59,7 +65,7 @@ def joined(parts: Sequence[Fields]) -> dict[str, torch.Tensor]:
     made: dict[str, torch.Tensor] = {}
     for name in dict.fromkeys(name for part in parts for name in part):
         rows = [part[name] for part in parts if name in part]
-        made[name] = rows[0].clone() if _ROWS[name] == "all" else torch.cat(rows)
+        made[name] = rows[0].clone() if ROWS[name] == "all" else torch.cat(rows)
     return made
 
 
@@ -77,7 +83,7 @@ def _carry_on(
         tensors, gradients = [], []
         for name, value in make().items():
             gradient = whole[name].grad
-            if _ROWS[name] == "all":
+            if ROWS[name] == "all":
                 is_first = not at[name]
                 at[name] = 1
             else:
@@ -88,6 +94,36 @@ def _carry_on(
                 gradients.append(gradient)
         if tensors:
             torch.autograd.backward(tensors, gradients)
+
+
+def has_rows_apart(objective: Objective) -> bool:
+    """Whether `row_losses` serves it: InfoNCE, whose rows do not depend on each other unless they are smoothed."""
+    return isinstance(objective, InfoNCE) and not objective.smoothing
+
+
+def row_losses(
+    objective: Objective, z: Embeddings, clips: torch.Tensor, texts: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """The share of some clips and some texts (positions) in the losses; only their rows of logits are computed.
+
+    Over parts that together have every clip and every text once, the shares add up to the losses of `z`.
+    """
+    share = len(clips) / len(z.audio_BD)
+    return {
+        "audio_to_text": objective(_chosen(z, "B", clips))["audio_to_text"] * share,
+        # A sum over texts that is divided by the number of all clips.
+        "text_to_audio": objective(_chosen(z, "U", texts))["text_to_audio"],
+    }
+
+
+def _chosen(z: Embeddings, letter: str, index: torch.Tensor) -> Embeddings:
+    """Some clips ("B") with all texts, or some texts ("U") with all clips."""
+    changes = {
+        name: getattr(z, name).index_select(axes.index(letter), index)
+        for name, axes in AXES.items()
+        if letter in axes and getattr(z, name) is not None
+    }
+    return replace(z, **changes)
 
 
 def check_norms(model: nn.Module) -> None:

@@ -6,8 +6,7 @@ The batch is encoded, whole or in micro-batches; what came out, beside what is k
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import pairwise
@@ -25,7 +24,16 @@ from clapkit.model import DualEncoder
 from clapkit.objectives.base import Embeddings, Objective
 from clapkit.objectives.contrast import wide
 from clapkit.training.gather import Ranks
-from clapkit.training.gradient_cache import cached_gradients, check_norms, norms_at_rest, statistics_kept
+from clapkit.training.gradient_cache import (
+    AXES,
+    ROWS,
+    cached_gradients,
+    check_norms,
+    has_rows_apart,
+    norms_at_rest,
+    row_losses,
+    statistics_kept,
+)
 from clapkit.training.optim import autocast
 from clapkit.views.base import View
 
@@ -36,8 +44,9 @@ EncodeTexts = Callable[[Sequence[str]], torch.Tensor]
 Extra = Callable[[DualEncoder, Batch, Features, EncodeTexts], Mapping[str, torch.Tensor]]
 Norms = Literal["live", "frozen", "microbatch"]
 
-_ROWS = {f.name: f.metadata["rows"] for f in fields(Embeddings)}
-_WORD = {name: re.sub("_[A-Z]+$", "", name) for name in _ROWS}  # as `needs` spells it
+# With micro-batches, the logits of a softmax that are in memory together, where its rows can be computed apart.
+LOGITS_AT_ONCE = 2**23
+_WORD = {name: name.removesuffix(f"_{axes}") for name, axes in AXES.items()}  # as `needs` spells it
 _COMES_FROM = {
     "text_private": "captions that are false for their clip: a view that adds text_private, or a column 'wrong'",
     "label": "clips with a label",
@@ -96,13 +105,19 @@ def take_step(model: DualEncoder, objective: Objective, batch: Batch, how: How) 
     encode = partial(_encoded, model, batch, frozenset(objective.needs), how)
     makers = [partial(encode, rows, columns) for rows, columns in _pieces(clips, len(batch.texts), pieces)]
 
-    def losses(made: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def losses(made: Mapping[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
         z = _assembled(model, objective, batch, made)
-        return dict(objective(z) if how.ranks is None else how.ranks.losses(objective, z, batch.texts))
+        if how.ranks is not None:
+            yield how.ranks.losses(objective, z, batch.texts)
+        elif pieces == 1 or clips * len(batch.texts) <= LOGITS_AT_ONCE or not has_rows_apart(objective):
+            yield dict(objective(z))
+        else:
+            for some in _blocks(z):
+                yield row_losses(objective, replace(z, scale=model.scale), *some)
 
     with norms_at_rest(model, wanted=how.batch_norm == "frozen"):
         if pieces == 1:
-            found = losses(makers[0]())
+            found = next(losses(makers[0]()))
             torch.autograd.backward(_total(found))
             found = {name: part.detach() for name, part in found.items()}
         else:
@@ -173,6 +188,13 @@ def _pieces(clips: int, texts: int, count: int) -> list[tuple[slice, slice]]:
     return list(zip(rows, columns, strict=True))
 
 
+def _blocks(z: Embeddings) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Positions of clips and of texts, some of each at a time, so that it has LOGITS_AT_ONCE logits or a row."""
+    sides = [torch.arange(len(side), device=side.device) for side in (z.audio_BD, z.text_UD)]
+    count = min(-(-len(sides[0]) * len(sides[1]) // LOGITS_AT_ONCE), *map(len, sides))
+    return zip(*(side.tensor_split(count) for side in sides), strict=True)
+
+
 def _encoded(
     model: DualEncoder, batch: Batch, needs: frozenset[str], how: How, rows: slice, columns: slice
 ) -> dict[str, torch.Tensor]:
@@ -201,7 +223,7 @@ def _encoded(
             with autocast(how.precision, model.device):
                 added = dict(extra(model, shown, features, how.encode_texts))
             _check_added(added, made)
-            made |= {name: v for name, v in added.items() if part.texts or _ROWS[name] != "texts"}
+            made |= {name: v for name, v in added.items() if part.texts or ROWS[name] != "texts"}
     return made
 
 
@@ -259,8 +281,8 @@ def _wrong_texts(part: Batch, how: How, *, width: int, like: torch.Tensor) -> to
 
 def _check_added(added: Mapping[str, Any], made: Mapping[str, Any]) -> None:
     for name in added:
-        if name not in _ROWS:
-            raise RecipeError(f"an extra of the step made '{name}'; {nearest_name(name, list(_ROWS))}")
+        if name not in ROWS:
+            raise RecipeError(f"an extra of the step made '{name}'; {nearest_name(name, list(ROWS))}")
         if name in made:
             raise RecipeError(f"an extra of the step made '{name}', which was there already")
 
@@ -281,7 +303,7 @@ def _assembled(model: DualEncoder, objective: Objective, batch: Batch, made: Map
     there = {name: v.to(made["audio_BD"].dtype) if v.is_floating_point() else v for name, v in there.items()}
     alone = {"scale": model.scale, "bias": getattr(model, "bias", None)}
     z = Embeddings(**{**alone, **there, **made})  # type: ignore[arg-type]
-    filled = {_WORD[name] for name in _ROWS if getattr(z, name) is not None}
+    filled = {_WORD[name] for name in ROWS if getattr(z, name) is not None}
     for need in objective.needs:
         if need not in filled:
             where = _COMES_FROM.get(need, "a model, teacher or predictor that makes it")

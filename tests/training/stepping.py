@@ -27,6 +27,7 @@ __all__ = ["OBJECTIVES", "Beside", "Double", "Seen", "axes", "batch", "embedding
 
 MEL = {"n_fft": 256, "window_samples": 256, "hop_samples": 128, "mel_bins": 32, "low_hz": 50.0, "high_hz": 4000.0}
 TEXTS = ("a bell", "a dog barks", "rain", "a siren", "wind in trees", "a cat", "hammering", "bees")
+TEXTS += tuple(f"sound number {n}" for n in range(248))
 WIDTH = 8
 
 

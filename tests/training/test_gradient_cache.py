@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from stepping import OBJECTIVES, Beside, batch, gradients, small_model
+from stepping import OBJECTIVES, Beside, batch, embeddings, gradients, small_model
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from clapkit.errors import RecipeError
@@ -16,7 +16,7 @@ from clapkit.objectives.contrast import InfoNCE
 from clapkit.objectives.margin import HardNegativeSoftplus
 from clapkit.spec import spec
 from clapkit.towers.resnet import ResNetTower
-from clapkit.training.gradient_cache import cached_gradients, joined
+from clapkit.training.gradient_cache import cached_gradients, joined, row_losses
 from clapkit.training.step import How, batch_features, take_step
 
 
@@ -114,13 +114,13 @@ class Held:
 
     def pack(self, tensor):
         if tensor.untyped_storage().data_ptr() in self._weights:
-            return tensor, None
+            return tensor.detach(), None
         size = tensor.numel() * tensor.element_size()
         box = Box()
         self.now += size
         self.most = max(self.most, self.now)
         weakref.finalize(box, self._free, size)
-        return tensor, box
+        return tensor.detach(), box  # with its graph, the result of a node would keep that node alive for ever
 
     def _free(self, size):
         self.now -= size
@@ -130,10 +130,10 @@ class Box:
     pass
 
 
-def most_held(model, clips, micro_batch):
+def most_held(model, clips, micro_batch, *, texts=8):
     held = Held(model)
     with torch.autograd.graph.saved_tensors_hooks(held.pack, lambda packed: packed[0]):
-        take_step(model, InfoNCE(), batch(clips, 8), How(model.encode_texts, micro_batch=micro_batch))
+        take_step(model, InfoNCE(), batch(clips, texts), How(model.encode_texts, micro_batch=micro_batch))
     model.zero_grad()
     return held.most
 
@@ -146,6 +146,36 @@ def test_the_memory_is_that_of_a_micro_batch():
     # Beside the micro-batch: the vectors of the batch and its logits.
     assert cached < 1.1 * one + 64 * 8 * 8 * 12
     assert most_held(model, 128, 4) - cached < 0.05 * plain
+
+
+@pytest.mark.parametrize("at_once", [1, 8, 34])
+@pytest.mark.parametrize("objective", [InfoNCE(), InfoNCE(balance=0.2), InfoNCE(smoothing=0.1)], ids=repr)
+def test_a_few_rows_of_logits_at_a_time_give_the_same(model, objective, at_once, monkeypatch):
+    given, how = batch(), how_of(model)
+    losses = take_step(model, objective, given, how)
+    expected = gradients(model)
+    monkeypatch.setattr("clapkit.training.step.LOGITS_AT_ONCE", at_once)
+    assert_equal(take_step(model, objective, given, replace(how, micro_batch=3)), losses)
+    assert_equal(gradients(model), expected)
+
+
+def test_the_shares_of_rows_add_up_with_everything_that_stands_in_a_denominator():
+    z = embeddings(7, 5)
+    expected = InfoNCE(balance=0.3)(z)
+    parts = [
+        row_losses(InfoNCE(balance=0.3), z, torch.tensor(clips), torch.tensor(texts))
+        for clips, texts in (([0, 5], [1]), ([3], [4, 0, 2]), ([6, 1, 2, 4], [3]))
+    ]
+    for name, value in expected.items():
+        torch.testing.assert_close(sum(part[name] for part in parts), value)
+
+
+def test_logits_are_held_a_few_rows_at_a_time(monkeypatch):
+    model = small_model()
+    whole = most_held(model, 256, 4, texts=256)
+    monkeypatch.setattr("clapkit.training.step.LOGITS_AT_ONCE", 8 * 256)
+    rows = most_held(model, 256, 4, texts=256)
+    assert whole > 3 * 256 * 256 * 8 and rows < whole / 5
 
 
 def with_norms():
@@ -203,7 +233,8 @@ def test_fields_that_are_not_split_come_from_the_first_maker_that_has_them():
         return make
 
     def losses(made):
-        return {"sum": made["audio_BD"].square().sum() + 3 * made["text_negative_ED"].sum()}
+        yield {"sum": made["audio_BD"].square().sum()}
+        yield {"sum": 3 * made["text_negative_ED"].sum()}
 
     found = cached_gradients([maker(0), maker(1)], losses, device=torch.device("cpu"))
     assert found["sum"].item() == 1 + 4 + 9 + 25 + 12 and not found["sum"].requires_grad
