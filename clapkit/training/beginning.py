@@ -20,6 +20,7 @@ from clapkit.text.locate import fetch_tokenizer
 from clapkit.text.tokenizers import TextTokenizer
 from clapkit.training import tuning
 from clapkit.training.checkpoint import learnt_state
+from clapkit.training.gradient_cache import check_norms
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def begin(recipe: Recipe, start: Loaded | None, where: torch.device) -> Beginnin
     """Build or take over the model; `start.model` itself is trained, nothing is copied but what has to be kept.
 
     Raises RecipeError for a recipe that needs a model and is given none, for one that builds its own and is given
-    one, and for a model that cannot read texts.
+    one, for a model that cannot read texts, and for one whose live batch norms would see micro-batches alone.
     """
     if recipe.tune is None:
         if start is not None:
@@ -58,6 +59,7 @@ def begin(recipe: Recipe, start: Loaded | None, where: torch.device) -> Beginnin
         raise RecipeError("this recipe trains a model further and was given none: say which with --from (start=)")
     model, tokenizer = start.model, _tokenizer(start)
     tuning.choose_what_learns(model, recipe.tune)
+    _check_norms(recipe, model)
     model = _placed(model, where)
     identity = f"{start.space_id}/{tensors_digest(learnt_state(model))[:16]}"
     kept = {name: tensor.clone() for name, tensor in learnt_state(model).items()} if recipe.tune.blend < 1 else None
@@ -112,12 +114,22 @@ def _built(recipe: Recipe, where: torch.device) -> Beginning:
     assert recipe.model is not None, "a recipe without tune has a model"
     torch.manual_seed(recipe.train.seed)
     model: DualEncoder = recipe.model.build()
+    _check_norms(recipe, model)
     if model.text is None:
         raise RecipeError("this model has no text tower: there is nothing that sound could be compared with")
     if model.text.folder is None:
         raise RecipeError("the text tower was built without a folder, so it has no tokenizer: use pretrained_text")
     tokenizer = TextTokenizer(model.text.folder, max_tokens=model.text.max_tokens)
     return Beginning(_placed(model, where), tokenizer, recipe.model, recipe.batch)
+
+
+def _check_norms(recipe: Recipe, model: DualEncoder) -> None:
+    settings, mode = recipe.train, model.training
+    if settings.batch_norm != "live" or (settings.micro_batch or recipe.batch.clips) >= recipe.batch.clips:
+        return
+    tuning.to_training_mode(model, recipe.tune)
+    check_norms(model)
+    model.train(mode)
 
 
 def _placed(model: DualEncoder, where: torch.device) -> DualEncoder:

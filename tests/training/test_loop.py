@@ -164,8 +164,10 @@ def test_micro_batches_learn_what_the_batch_does(tiny_recipe, toy_clips, tmp_pat
 
 def test_micro_batches_of_live_statistics_are_refused_with_the_ways_out(tiny_recipe, toy_clips, tmp_path):
     recipe = tiny_recipe.but(train=replace(tiny_recipe.train, micro_batch=3))
-    with pytest.raises(RecipeError, match="batch_norm"):
-        train(recipe, toy_clips, out=tmp_path / "run", device="cpu")
+    gone = [clip.with_(audio=str(tmp_path / "gone.wav")) for clip in toy_clips]  # had one been read, it would be told
+    with pytest.raises(RecipeError, match="batch_norm='frozen'"):
+        train(recipe, gone, out=tmp_path / "run", device="cpu")
+    train(short(recipe.but(train=replace(recipe.train, micro_batch=8))), toy_clips, out=tmp_path / "whole")
 
 
 def test_a_second_draw_is_made_for_an_objective_that_compares_two(tiny_recipe, toy_clips, tmp_path):
