@@ -45,21 +45,23 @@ class ByLength:
         unknown = [clip.id for clip in clips if clip.duration_s is None]
         if unknown:
             raise DataError(f"{len(unknown)} of {len(clips)} clips have no duration_s to be sorted by", unknown)
-        return _Sorted(np.array([clip.duration_s for clip in clips], np.float64), self)
+        length_s_N = np.array([clip.duration_s for clip in clips], np.float64)
+        return _Sorted(length_s_N, np.argsort(length_s_N, kind="stable"), self)
 
 
 @dataclass(frozen=True, eq=False)
 class _Sorted:
+    """length_s_N: of each clip;  order_N: positions of the clips, shortest first."""
+
     length_s_N: np.ndarray
+    order_N: np.ndarray
     settings: ByLength
 
     def rows(self, count: int, batch_size: int, step: int, seed: int) -> np.ndarray:
         check_count(count, len(self.length_s_N))
         if batch_size > count:
             raise DataError(f"a batch of {batch_size} clips in which none stands twice cannot be made of {count} clips")
-        buckets = np.array_split(
-            np.argsort(self.length_s_N, kind="stable"), max(1, min(self.settings.buckets, count // batch_size))
-        )
+        buckets = np.array_split(self.order_N, max(1, min(self.settings.buckets, count // batch_size)))
         sizes, parts = self._sizes(buckets, batch_size)
         epoch, place = divmod(step, sum(parts))
         of_part = np.repeat(np.arange(len(buckets)), parts)
@@ -74,7 +76,7 @@ class _Sorted:
         counts = [len(bucket) for bucket in buckets]
         if self.settings.even == "clips":
             return [batch_size] * len(buckets), [-(-count // batch_size) for count in counts]
-        longest_s = [float(self.length_s_N[bucket].max()) for bucket in buckets]
+        longest_s = [float(self.length_s_N[bucket[-1]]) for bucket in buckets]
         wanted = -(-sum(counts) // batch_size)
 
         def batches(limit_s: float) -> list[int]:
