@@ -170,9 +170,9 @@ def _open(path: Path) -> Table:
         table = _READERS[found[0].suffix](found[0])
         table.warnings += [f"{other.name} was not read, {found[0].name} goes first" for other in found[1:]]
         return table
-    if is_shards(path):
-        return read_shards(path)
-    return read_dataset_folder(path) if is_dataset_folder(path) else read_sound_folder(path)
+    if is_dataset_folder(path):
+        return read_dataset_folder(path)
+    return read_shards(path) if is_shards(path) else read_sound_folder(path)
 
 
 def _filter(

@@ -41,9 +41,10 @@ _RANGE = re.compile(r"(\d+)\.\.(\d+)$")
 
 
 def is_shards(place: Path) -> bool:
-    """Whether `place` is a tar, a pattern such as shards-{000..010}.tar, or a folder with tars in it."""
+    """Whether `place` is a tar, a pattern such as shards-{000..010}.tar, or a folder with tars and no sound files."""
     if place.is_dir():
-        return any(place.glob("*.tar")) or any(place.glob("*/*.tar"))
+        endings = {path.suffix.lower() for path in itertools.chain(place.glob("*"), place.glob("*/*"))}
+        return ".tar" in endings and not endings & SOUND_SUFFIXES
     return place.suffix.lower() == ".tar" and (place.is_file() or bool(_BRACES.search(str(place))))
 
 

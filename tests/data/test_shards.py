@@ -107,6 +107,14 @@ def test_a_tar_a_folder_and_a_pattern(tmp_path):
         manifest.read(tmp_path / "none.tar")
 
 
+def test_a_tar_beside_sound_files_is_no_shard(tmp_path):
+    shard(tmp_path / "backup.tar", sample("1"))
+    (tmp_path / "dog").mkdir()
+    (tmp_path / "dog" / "a.flac").write_bytes(sound(300))
+    found = manifest.read(tmp_path)
+    assert [c.id for c in found] == ["dog/a.flac"] and "1 .tar" in notes(found)
+
+
 def test_patterns_are_counted_with_their_zeros():
     assert expand("s-{008..011}.tar") == ["s-008.tar", "s-009.tar", "s-010.tar", "s-011.tar"]
     assert expand("{a,b}/{0..1}") == ["a/0", "a/1", "b/0", "b/1"]
