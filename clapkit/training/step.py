@@ -45,7 +45,7 @@ Extra = Callable[[DualEncoder, Batch, Features, EncodeTexts], Mapping[str, torch
 Norms = Literal["live", "frozen", "microbatch"]
 
 # With micro-batches, the logits of a softmax that are in memory together, where its rows can be computed apart.
-LOGITS_AT_ONCE = 2**23
+LOGITS_AT_ONCE = 2**20
 _WORD = {name: name.removesuffix(f"_{axes}") for name, axes in AXES.items()}  # as `needs` spells it
 _COMES_FROM = {
     "text_private": "captions that are false for their clip: a view that adds text_private, or a column 'wrong'",
