@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clapkit.data.batches import BatchSize
-from clapkit.data.sampling import Shuffled
+from clapkit.data.sampling import Sampler, Shuffled
 from clapkit.data.texts import TextChoice
 from clapkit.errors import RecipeError, SpecError, nearest_name
 from clapkit.spec import Spec, derive, from_json, to_json
@@ -44,7 +44,7 @@ class Recipe:
     views: tuple[Any, ...] = ()
     batch: BatchSize = field(default_factory=BatchSize)
     texts: TextChoice = field(default_factory=TextChoice)
-    sampler: Shuffled = field(default_factory=Shuffled)
+    sampler: Sampler = field(default_factory=Shuffled)
     train: TrainSettings = field(default_factory=TrainSettings)
     scales: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     tune: TuneSettings | None = field(default=None, metadata={"omit_default": True})

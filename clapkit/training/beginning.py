@@ -49,7 +49,8 @@ def begin(recipe: Recipe, start: Loaded | None, where: torch.device) -> Beginnin
     """Build or take over the model; `start.model` itself is trained, nothing is copied but what has to be kept.
 
     Raises RecipeError for a recipe that needs a model and is given none, for one that builds its own and is given
-    one, for a model that cannot read texts, and for one whose live batch norms would see micro-batches alone.
+    one, for a model that cannot read texts, for one whose live batch norms would see micro-batches alone, and for a
+    sampler that goes by texts beside a text tower that learns.
     """
     if recipe.tune is None:
         if start is not None:
@@ -59,7 +60,7 @@ def begin(recipe: Recipe, start: Loaded | None, where: torch.device) -> Beginnin
         raise RecipeError("this recipe trains a model further and was given none: say which with --from (start=)")
     model, tokenizer = start.model, _tokenizer(start)
     tuning.choose_what_learns(model, recipe.tune)
-    _check_norms(recipe, model)
+    _check_together(recipe, model)
     model = _placed(model, where)
     identity = f"{start.space_id}/{tensors_digest(learnt_state(model))[:16]}"
     kept = {name: tensor.clone() for name, tensor in learnt_state(model).items()} if recipe.tune.blend < 1 else None
@@ -114,7 +115,7 @@ def _built(recipe: Recipe, where: torch.device) -> Beginning:
     assert recipe.model is not None, "a recipe without tune has a model"
     torch.manual_seed(recipe.train.seed)
     model: DualEncoder = recipe.model.build()
-    _check_norms(recipe, model)
+    _check_together(recipe, model)
     if model.text is None:
         raise RecipeError("this model has no text tower: there is nothing that sound could be compared with")
     if model.text.folder is None:
@@ -123,7 +124,13 @@ def _built(recipe: Recipe, where: torch.device) -> Beginning:
     return Beginning(_placed(model, where), tokenizer, recipe.model, recipe.batch)
 
 
-def _check_norms(recipe: Recipe, model: DualEncoder) -> None:
+def _check_together(recipe: Recipe, model: DualEncoder) -> None:
+    """Refuse parts of the recipe that do not suit the model."""
+    if recipe.sampler.embeds and not model.frozen_text:
+        raise RecipeError(
+            f"{recipe.sampler!r} goes by what the text tower says, and that changes while the tower learns: "
+            "freeze it (model.frozen_text=true), or take another sampler"
+        )
     settings, mode = recipe.train, model.training
     if settings.batch_norm != "live" or (settings.micro_batch or recipe.batch.clips) >= recipe.batch.clips:
         return

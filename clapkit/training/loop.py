@@ -108,7 +108,7 @@ def train(
     planned = stretches(recipe, total)
     check_names(planned, model)
     # ---- Text --------------------------------------------------------------------------------------------------------
-    encoder_of = _text_encoders(begun, loader, progress)
+    encoder_of = _text_encoders(recipe, begun, loader, progress)
     encode_texts = encoder_of(model)
     # ---- Optimizer and state -----------------------------------------------------------------------------------------
     companions = Companions(recipe, model, encoder_of=encoder_of, precision=precision)
@@ -226,8 +226,13 @@ def _decode(clips: Sequence[Clip], rate_hz: int, shown: bool) -> CachedAudio:
         return cache_audio(clips, rate_hz=rate_hz, progress=lambda done, total: bar.update(done, total))
 
 
-def _text_encoders(begun: Beginning, loader: Loader, shown: bool) -> Callable[[DualEncoder], EncodeTexts]:
-    """What makes an encoder of texts for the model, or for one with the same text tower beside it."""
+def _text_encoders(
+    recipe: Recipe, begun: Beginning, loader: Loader, shown: bool
+) -> Callable[[DualEncoder], EncodeTexts]:
+    """What makes an encoder of texts for the model, or for one with the same text tower beside it.
+
+    A sampler that goes by texts is given what the frozen tower says of them.
+    """
     model, tokenizer = begun.model, begun.tokenizer
     if not model.frozen_text:
 
@@ -240,6 +245,8 @@ def _text_encoders(begun: Beginning, loader: Loader, shown: bool) -> Callable[[D
     texts = loader.all_texts()
     with ProgressBar("captions", len(texts), shown=shown) as bar:
         features.prepare(texts, progress=lambda done, total: bar.update(done, total))
+    if recipe.sampler.embeds:
+        loader.arrange(lambda texts: features(texts).numpy())
     if isinstance(model.text_head, TextEmphasis) and begun.start_id is None:  # one that was given has its place
         model.text_head.place(torch.nn.functional.normalize(features(texts), dim=-1))
     return lambda encoder: lambda texts: encoder.project_text(features(texts).to(encoder.device))

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 import clapkit
 from clapkit.data.clip import Clip
+from clapkit.data.grouping import HardGroups
 from clapkit.errors import DataError, ModelError, RecipeError, SpecError
 from clapkit.objectives.redundancy import VICReg
 from clapkit.recipe import Recipe
@@ -192,3 +193,13 @@ def test_a_service_gets_the_records_of_the_log(tiny_recipe, toy_clips, tmp_path,
     run = train(recipe, toy_clips, out=tmp_path / "run", services=("trackio",), device="cpu")
     assert sent[0]["config"] == json.loads(json.dumps(recipe.to_json()))
     assert [r["loss"] for r in sent[1:]] == [pytest.approx(r["loss"], rel=1e-5) for r in run.log()]
+
+
+def test_a_sampler_that_goes_by_texts_is_given_the_frozen_tower(tiny_recipe, toy_clips, tmp_path):
+    """Resumed, its batches are the same; a tower that learns would make others."""
+    recipe = short(tiny_recipe.but(sampler=HardGroups(size=2)), 4)
+    whole = train(recipe, toy_clips, out=tmp_path / "whole", device="cpu")
+    train(recipe, toy_clips, out=tmp_path / "run", device="cpu", stop_at_step=2)
+    assert train(recipe, toy_clips, out=tmp_path / "run", device="cpu", resume=True).space_id == whole.space_id
+    with pytest.raises(RecipeError, match=r"HardGroups\(size=2.*freeze it \(model\.frozen_text=true\)"):
+        train(recipe.with_set("model.frozen_text", False), toy_clips, out=tmp_path / "learning", device="cpu")
