@@ -7,8 +7,10 @@ import math
 import pytest
 import torch
 
+from clapkit import native
 from clapkit.errors import SpecError
 from clapkit.model import Windowing
+from clapkit.spec import derive
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +57,20 @@ def test_a_fixed_temperature_is_not_learnt(tiny_recipe):
     fixed = tiny_recipe.with_set("model.fixed_temperature", True).model.build()
     assert "logit_scale" not in dict(fixed.learnt())
     assert "logit_scale" in dict(tiny_recipe.model.build().learnt())
+
+
+def test_a_bias_learns_and_moves_no_vector(tiny_recipe):
+    torch.manual_seed(0)
+    plain = tiny_recipe.model.build()
+    torch.manual_seed(0)
+    with_bias = derive(tiny_recipe.model, bias=-4.0)
+    model = with_bias.build()
+    assert plain.bias is None and model.bias.item() == -4.0
+    assert "logit_bias" in dict(model.learnt())
+    before = native.space_id(model, with_bias)
+    with torch.no_grad():
+        model.logit_bias += 1.0
+    assert native.space_id(model, with_bias) == before == native.space_id(plain, tiny_recipe.model)
 
 
 def test_frozen_text_stays_in_eval_mode_and_takes_no_gradient(tiny_recipe):

@@ -27,7 +27,8 @@ def sounds(count: int = 12) -> list[Clip]:
         time_s = np.arange(int((0.5 + 0.2 * i) * 32000)) / 32000
         tone = np.sin(2 * np.pi * (200 + 150 * i) * time_s) if i % 2 else rng.standard_normal(len(time_s))
         kind = "a tone" if i % 2 else "noise"
-        clips.append(Clip(f"clip{i}", (0.2 * tone).astype(np.float32), captions=(f"{kind} number {i}",), label=kind))
+        about = {"captions": (f"{kind} number {i}",), "label": kind, "meta": {"source": f"{kind} box"}}
+        clips.append(Clip(f"clip{i}", (0.2 * tone).astype(np.float32), **about))
     return clips
 
 
