@@ -1,8 +1,8 @@
 """T-CLAP: the order of events matters (card 006).
 
 Differs from `contrastive`: half of the clips are joined in a known order, and their captions with the events exchanged
-are wrong texts of their own; a tower that mixes over time, and heads that learn on either side, because a frozen sentence
-encoder hardly tells the two orders apart. Sounds are not rotated and not mixed: that would make captions false.
+are wrong texts of their own; a tower that mixes over time, and heads that learn on either side, because a frozen
+sentence encoder hardly tells the two orders apart. Sounds are not rotated and not mixed: captions would be false.
 Run:     clapkit train tclap --data clips.jsonl --out run
 Cost:    with 60 % of the tokens dropped about that of `contrastive`.  Effect: not measured yet
 """
