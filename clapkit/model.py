@@ -72,10 +72,10 @@ class DualEncoder(nn.Module):
     framewise               Spec of a head that compares single frames with texts (card 049), or None
     stored_filterbank       the mel filter bank is a tensor of the model, because its checkpoint brought its own
     text_missing            why there is no language side and what to do about it: the message of `encode_text`
-    bias                    where the number starts that objectives on pairs add to each logit; it learns; None: none
+    pair_bias               where the number starts that objectives on pairs add to each logit; it learns; None: none
     """
 
-    ADDED_LATER: ClassVar[tuple[str, ...]] = ("framewise", "stored_filterbank", "text_missing", "bias")
+    ADDED_LATER: ClassVar[tuple[str, ...]] = ("framewise", "stored_filterbank", "text_missing", "pair_bias")
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class DualEncoder(nn.Module):
         framewise: Spec | None = None,
         stored_filterbank: bool = False,
         text_missing: str | None = None,
-        bias: float | None = None,
+        pair_bias: float | None = None,
     ) -> None:
         super().__init__()
         if temperature <= 0:
@@ -113,7 +113,7 @@ class DualEncoder(nn.Module):
             self.text_head = text_head.build(in_width=self.text.width, out_width=dimension)
         self.framewise = None if framewise is None else framewise.build()
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1.0 / temperature)), requires_grad=not fixed_temperature)
-        self.logit_bias = None if bias is None else nn.Parameter(torch.tensor(float(bias)))
+        self.bias = None if pair_bias is None else nn.Parameter(torch.tensor(float(pair_bias)))
         if frozen_text and self.text is not None:
             self.text.requires_grad_(False)
             self.text.eval()
@@ -133,11 +133,6 @@ class DualEncoder(nn.Module):
     def scale(self) -> torch.Tensor:
         """exp(logit scale), at most 100 (card 000): the factor between a cosine and a logit."""
         return self.logit_scale.clamp(max=math.log(100.0)).exp()
-
-    @property
-    def bias(self) -> torch.Tensor | None:
-        """What objectives on pairs add to each logit; None where the model was built without."""
-        return self.logit_bias
 
     def encode_audio(self, samples_BN: torch.Tensor, lengths_B: torch.Tensor | None = None) -> torch.Tensor:
         """Unit-norm audio_BD of mono samples at `frontend.rate_hz`; `lengths_B` samples of each row are real."""

@@ -78,13 +78,13 @@ def tensors_digest(tensors: Mapping[str, torch.Tensor]) -> str:
 
 def space_id(model: DualEncoder, model_spec: Spec, *, algorithm: str = ALGORITHM_VERSION) -> str:
     """Identity of the embedding space: weights, front-end, windows, pooling and our algorithm version."""
-    aside = ("temperature", "frozen_text", "fixed_temperature", "bias")
+    aside = ("temperature", "frozen_text", "fixed_temperature", "pair_bias")
     settings = {k: v for k, v in to_json(model_spec).items() if k not in aside}
     # Temperature and bias change scores, not vectors.
     weights = {
         k: v
         for k, v in model.state_dict().items()
-        if k not in ("logit_scale", "logit_bias") and not k.endswith("num_batches_tracked")
+        if k not in ("logit_scale", "bias") and not k.endswith("num_batches_tracked")
     }
     named = json.dumps([algorithm, settings, tensors_digest(weights)], sort_keys=True)
     return "space-" + hashlib.sha256(named.encode()).hexdigest()[:16]

@@ -63,13 +63,13 @@ def test_a_bias_learns_and_moves_no_vector(tiny_recipe):
     torch.manual_seed(0)
     plain = tiny_recipe.model.build()
     torch.manual_seed(0)
-    with_bias = derive(tiny_recipe.model, bias=-4.0)
+    with_bias = derive(tiny_recipe.model, pair_bias=-4.0)
     model = with_bias.build()
     assert plain.bias is None and model.bias.item() == -4.0
-    assert "logit_bias" in dict(model.learnt())
+    assert "bias" in dict(model.learnt())
     before = native.space_id(model, with_bias)
     with torch.no_grad():
-        model.logit_bias += 1.0
+        model.bias += 1.0
     assert native.space_id(model, with_bias) == before == native.space_id(plain, tiny_recipe.model)
 
 

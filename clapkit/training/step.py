@@ -301,7 +301,7 @@ def _assembled(model: DualEncoder, objective: Objective, batch: Batch, made: Map
         known["events_BUT"] = event_frames(batch, frames=frames, rate_hz=model.audio.frame_rate_hz)
     there = {name: torch.from_numpy(v).to(model.device) for name, v in known.items() if v is not None}
     there = {name: v.to(made["audio_BD"].dtype) if v.is_floating_point() else v for name, v in there.items()}
-    alone = {"scale": model.scale, "bias": getattr(model, "bias", None)}
+    alone = {"scale": model.scale, "bias": model.bias}
     z = Embeddings(**{**alone, **there, **made})  # type: ignore[arg-type]
     filled = {_WORD[name] for name in ROWS if getattr(z, name) is not None}
     for need in objective.needs:

@@ -15,7 +15,7 @@ from clapkit.spec import derive, spec
 
 recipe = contrastive.but(
     # The bias starts where the answer "no" is right for all but one of about 64 texts.
-    model=derive(contrastive.model, audio_head=spec(MLP), text_head=spec(MLP), bias=-4.0),
+    model=derive(contrastive.model, audio_head=spec(MLP), text_head=spec(MLP), pair_bias=-4.0),
     objective=PairwiseSigmoid(labels="soft"),
     sampler=BalancedStreams(column="source"),
 )
