@@ -56,8 +56,8 @@ class PairwiseSigmoid:
     def __call__(self, z: Embeddings) -> dict[str, torch.Tensor]:
         if z.bias is None:
             raise ClapkitError(
-                "PairwiseSigmoid needs a bias, and this batch has none: train a model that has one (a scalar "
-                "parameter, about -log of the number of negatives to a positive)"
+                "PairwiseSigmoid needs a bias, and this batch has none: train a model that has one (pair_bias "
+                "of DualEncoder, about -log of the number of negatives to a positive)"
             )
         clips = len(z.audio_BD)
         if z.soft_target_BU is not None or clips != len(z.text_UD):
