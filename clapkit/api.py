@@ -72,7 +72,7 @@ def load(
             text=text,
             trust=trust,
             compile=compile,
-            calibration=calibration,
+            calibration=None if calibration is None else _as_list(calibration),
         )
     )
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from clapkit.runtime.quantised import Ranges
 
 # What int8 is calibrated on, if nothing else is given. Another choice is another version: its vectors differ.
-_CALIBRATION_VERSION, _CALIBRATION_SEED, _CALIBRATION_CLIPS = 1, 8, 64
+_CALIBRATION_VERSION, _CALIBRATION_SEED, _CALIBRATION_CLIPS = 2, 8, 64
 
 
 def open_model(
@@ -36,8 +38,8 @@ def open_model(
     """What `clapkit.load` says, without the `Clap` around it."""
     if provider is not None and provider not in PRECISIONS:
         raise ClapkitError(f"provider is {', '.join(map(repr, PRECISIONS))} or None, not {provider!r}")
-    if threads is not None and threads < 1:
-        raise ClapkitError(f"threads is a number of processor threads, at least 1, not {threads}")
+    if threads is not None and (not isinstance(threads, int) or threads < 1):
+        raise ClapkitError(f"threads is a number of processor threads, at least 1, not {threads!r}")
     if calibration is not None and precision != "int8":
         raise ClapkitError(f"calibration is for precision 'int8', not {precision!r}")
     if compile and (provider not in (None, "torch") or precision == "int8"):
@@ -53,8 +55,9 @@ def open_model(
                 f"'{path_or_name}' is an exported model, which torch cannot run: load the model that it was made from"
             )
         given = {"variant": variant, "text": text, "trust": trust, "compile": compile, "calibration": calibration}
-        if any(given.values()):
-            what = ", ".join(name for name, value in given.items() if value)
+        wrong = [name for name, value in given.items() if value or (name == "calibration" and value is not None)]
+        if wrong:
+            what = ", ".join(wrong)
             raise ModelError(f"'{path_or_name}' is an exported model and whole: leave out {what}")
         return open_exported(path_or_name, provider=provider, precision=precision, threads=threads)
     check_precision(provider or "torch", precision)
@@ -62,12 +65,14 @@ def open_model(
     loaded = _read(path_or_name, variant=variant, text=text, trust=trust)
     if provider in ("onnx", "openvino"):
         ranges = ranges_of(loaded, calibration) if precision == "int8" else None
-        return open_exported(
-            exported_once(loaded, ranges=ranges, label=label_of(ranges, calibration)),
-            provider=provider,
-            precision=precision,
-            threads=threads,
-        )
+        label = label_of(ranges, calibration)
+        how: dict[str, Any] = {"provider": provider, "precision": precision, "threads": threads}
+        folder = exported_once(loaded, ranges=ranges, label=label)
+        try:
+            return open_exported(folder, **how)
+        except ModelError:  # damaged: what stands in the cache can be made again
+            shutil.rmtree(folder, ignore_errors=True)
+            return open_exported(exported_once(loaded, ranges=ranges, label=label), **how)
     if threads is not None:
         import torch
 
@@ -96,7 +101,7 @@ def in_torch(
         device = "cuda" if torch.cuda.is_available() and precision != "int8" else "cpu"
     ranges = None
     if precision == "int8":
-        _only_processor(device, "torch")
+        _only_processor(device, "torch", what="precision 'int8'")
         if not can_quantise():
             raise ClapkitError("this torch has no linear layers in integers for this processor: take precision 'bf16'")
         ranges = ranges_of(loaded, calibration)
@@ -122,8 +127,8 @@ def in_torch(
 def ranges_of(loaded: Loaded, calibration: Sequence[Any] | None) -> Ranges:
     """What the inputs of the tower's linear layers span while it hears `calibration`.
 
-    For None that is the built-in sound world, and the answer is kept in the cache. AudioErrors for sounds that cannot
-    be read, ClapkitError for a list without any.
+    For None that is the built-in sound world with some test signals, and the answer is kept in the cache. AudioErrors
+    for sounds that cannot be read, ClapkitError for a list without any.
     """
     from clapkit.files import cache_folder
     from clapkit.runtime.quantised import read_ranges, write_ranges
@@ -134,11 +139,17 @@ def ranges_of(loaded: Loaded, calibration: Sequence[Any] | None) -> Ranges:
     ranges = read_ranges(kept)
     if ranges is None:
         from clapkit.building.soundworld import World
+        from clapkit.runtime.graphs import parity
+        from clapkit.units import seconds_to_samples
 
         world = World(seed=_CALIBRATION_SEED)
-        clips = [world.generate(index).audio for index in range(_CALIBRATION_CLIPS)]
-        ranges = _hear(loaded, [(audio, world.rate_hz) for audio in clips])
-        write_ranges(kept, ranges)
+        heard: list[Any] = [(world.generate(index).audio, world.rate_hz) for index in range(_CALIBRATION_CLIPS)]
+        # Overdriven bass, clicks, sweeps: what no clip of the world is, and a recording may be.
+        rate_hz = loaded.model.frontend.rate_hz
+        signals = parity.sounds(rate_hz, seconds_to_samples(loaded.model.windowing.window_s, rate_hz))
+        ranges = _hear(loaded, heard + [(signal, rate_hz) for signal in signals])
+        with suppress(OSError):  # without a cache that can be written, they are measured every time
+            write_ranges(kept, ranges)
     return ranges
 
 
@@ -180,12 +191,18 @@ def exported_once(loaded: Loaded, *, ranges: Ranges | None = None, label: str = 
     if not is_exported(folder):
         from clapkit.runtime.export import export
 
+        shutil.rmtree(folder, ignore_errors=True)  # half of one, after a power cut
         try:
             export(loaded, folder, ranges=ranges, label=label)
-        except (OSError, ClapkitError):
+        except (OSError, ClapkitError) as error:
             # Two processes may have started at once: whoever comes second finds the folder of the first.
-            if not is_exported(folder):
-                raise
+            if is_exported(folder):
+                return folder
+            if isinstance(error, OSError):
+                raise ClapkitError(
+                    f"cannot write into the cache {cache_folder()} ({error}): set CLAPKIT_CACHE"
+                ) from error
+            raise
     return folder
 
 
@@ -207,6 +224,8 @@ def _read(
     return read_model(locate(path_or_name), variant=variant, text=spoken, trust=tuple(trust))
 
 
-def _only_processor(device: str, provider: str) -> None:
+def _only_processor(device: str, provider: str, *, what: str = "") -> None:
     if device not in ("auto", "cpu"):
-        raise ClapkitError(f"provider '{provider}' runs on the processor: device is 'cpu' or 'auto', not {device!r}")
+        raise ClapkitError(
+            f"{what or f'provider {provider!r}'} runs on the processor: device is 'cpu' or 'auto', not {device!r}"
+        )

@@ -21,7 +21,7 @@ from clapkit.audio.lending import borrowed_pool
 from clapkit.audio.pool import DecodeRequest
 from clapkit.audio.sources import describe
 from clapkit.audio.windows import plan_windows
-from clapkit.errors import AudioError
+from clapkit.errors import AudioError, SpecError
 from clapkit.runtime.cutting import Cut
 from clapkit.runtime.lanes import Lanes
 from clapkit.runtime.program import Program
@@ -89,6 +89,8 @@ class AudioEngine:
     """Embeds sources with one program (a model in a runtime); `batch_size` windows go through it at once."""
 
     def __init__(self, program: Program, *, batch_size: int | None = None) -> None:
+        if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+            raise SpecError(f"batch_size is a number of windows, at least 1, not {batch_size!r}")
         self._program = program
         self._batch_size = batch_size or _BATCH
         self._filled = program.fills

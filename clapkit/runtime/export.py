@@ -155,6 +155,7 @@ def _facts(loaded: Loaded, program: TorchProgram) -> Facts:
         least_blocks=0,
         has_text=text is not None,
         text_missing="" if text is not None else model.text_missing or NO_LANGUAGE,
+        vocabulary=0 if text is None else int(text.vocabulary_size),
         max_tokens=0 if text is None else int(text.max_tokens),
         pad_id=loaded.tokenizer.pad_id if loaded.tokenizer else loaded.pad_id,
         suffix=getattr(text, "suffix", ""),

@@ -9,6 +9,7 @@ The integer product is the operator of oneDNN that torch's own compiler uses.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -151,14 +152,21 @@ def observed(module: nn.Module, *, prefix: str = "") -> Iterator[dict[str, tuple
 def write_ranges(path: Path, ranges: Ranges) -> None:
     """Keep ranges in a JSON file, which appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    told = {name: list(span) for name, span in sorted(ranges.items())}
     with atomic_file(path) as file:
-        file.write(json.dumps({name: list(span) for name, span in sorted(ranges.items())}, indent=1).encode())
+        file.write(json.dumps({"ranges": told, "check": _check(told)}, indent=1).encode())
 
 
 def read_ranges(path: Path) -> dict[str, tuple[float, float]] | None:
-    """What `write_ranges` wrote; None where there is nothing, or something else."""
+    """What `write_ranges` wrote; None where there is nothing, or anything else: nobody would notice wrong ranges."""
     try:
         found = json.loads(path.read_bytes())
-        return {str(name): (float(low), float(high)) for name, (low, high) in found.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+        if found["check"] != _check(found["ranges"]):
+            return None
+        return {name: (float(low), float(high)) for name, (low, high) in found["ranges"].items()}
+    except (OSError, ValueError, TypeError, AttributeError, KeyError):
         return None
+
+
+def _check(told: Mapping[str, list[float]]) -> str:
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()

@@ -11,6 +11,7 @@ from clapkit import native
 from clapkit.audio.decode import decode
 from clapkit.audio.pool import DecodePool
 from clapkit.audio.windows import plan_windows
+from clapkit.errors import SpecError
 from clapkit.runtime import cutting, engine
 from clapkit.runtime.engine import AudioEngine, Embedded, Failed
 from clapkit.runtime.torch_program import TorchProgram
@@ -279,3 +280,9 @@ def test_frames_cover_the_silence_too(model):
     sound = led(music(4.0), 2.0)
     (found,) = AudioEngine(TorchProgram(model)).frames([(sound, RATE_HZ)])
     assert found.times_s[0] < 0.5 and found.duration_s == pytest.approx(6.0)
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 1.5, "8"])
+def test_a_batch_size_that_is_none_is_refused(model, wrong):
+    with pytest.raises(SpecError, match="batch_size is a number of windows, at least 1, not"):
+        AudioEngine(TorchProgram(model), batch_size=wrong)

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 import clapkit
-from clapkit.errors import ClapkitError, MissingExtraError, ModelError, SpecError
+from clapkit.errors import ClapkitError, MissingExtraError, ModelError, SpecError, TextTowerError
 from clapkit.files import cache_folder
 from clapkit.runtime.graphs.exported import VERSION
 
@@ -83,6 +83,9 @@ def test_everything_that_torch_says_is_said_here(clap, exported, sounds):
         assert np.abs(found - expected).max() < 1e-5
     ids = np.array([[1, 70, 80, 2], [1, 90, 2, 0]])
     assert np.abs(exported.embed_tokens(ids) - clap.embed_tokens(ids)).max() < 1e-5
+    for wrong in (-1, 10**6):
+        with pytest.raises(TextTowerError, match=f"token ids from .*{wrong}.* do not fit"):
+            exported.embed_tokens([[2, wrong]], [[1, 1]])
 
 
 def test_a_sound_has_the_same_vector_alone_and_in_company(exported, sounds):

@@ -106,7 +106,15 @@ def test_ranges_come_back_from_their_file_and_damage_is_no_ranges(tmp_path):
     assert quantised.read_ranges(path) is None
     quantised.write_ranges(path, {"b": (-1.5, 2.0), "a": (0.0, 0.25)})
     assert quantised.read_ranges(path) == {"a": (0.0, 0.25), "b": (-1.5, 2.0)}
-    for damage in ("", "[1, 2]", '{"a": 3}', '{"a": [1]}'):
+    whole = path.read_text()
+    for damage in (
+        "",
+        "[1, 2]",
+        '{"a": 3}',
+        '{"ranges": {}}',
+        whole.replace("-1.5", "1.5"),
+        whole.replace('"b"', '"c"'),
+    ):
         path.write_text(damage)
         assert quantised.read_ranges(path) is None
 
@@ -191,6 +199,8 @@ def test_sounds_of_ones_own_give_other_ranges_and_another_name(folder):
 def test_calibration_that_cannot_be_is_told(folder, tmp_path):
     with pytest.raises(ClapkitError, match="empty list"):
         clapkit.load(folder, precision="int8", calibration=[])
+    with pytest.raises(ClapkitError, match="a list of sounds is expected"):
+        clapkit.load(folder, precision="int8", calibration=sounds(1)[0])
     with pytest.raises(AudioErrors, match=r"nothing\.wav"):
         clapkit.load(folder, precision="int8", calibration=[*sounds(1), str(tmp_path / "nothing.wav")])
     with pytest.raises(ClapkitError, match="calibration is for precision 'int8', not 'bf16'"):
@@ -199,6 +209,21 @@ def test_calibration_that_cannot_be_is_told(folder, tmp_path):
         clapkit.load(folder, precision="int8", device="cuda")
     with pytest.raises(ClapkitError, match="compile is for provider 'torch' in fp32 or bf16"):
         clapkit.load(folder, precision="int8", compile=True)
+
+
+@needs_integers
+def test_overdriven_bass_is_in_the_built_in_ranges(folder):
+    """Heard by nobody in the sound world: with its clips alone such a sound left the grid (cosine 0.91)."""
+    bass = np.clip(3 * np.sin(2 * np.pi * 97 * np.arange(8000) / RATE_HZ), -1.2, 1.2).astype(np.float32)
+    quick = clapkit.load(folder, precision="int8")
+    assert (quick.embed_audio([(bass, RATE_HZ)]) @ clapkit.load(folder).embed_audio([(bass, RATE_HZ)]).T).item() > 0.99
+
+
+@needs_integers
+def test_a_cache_that_cannot_be_written_costs_time_only(folder, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("CLAPKIT_CACHE", str(tmp_path / "file" / "cache"))
+    assert clapkit.load(folder, precision="int8").embed_audio(sounds(1)).shape == (1, 48)
 
 
 def test_where_the_operator_is_missing_it_is_said(folder, monkeypatch):
@@ -221,7 +246,7 @@ def test_exported_integers_are_those_of_torch_in_every_runtime(tmp_path):
     ranges = opening.ranges_of(clapkit.load(folder).loaded, None)
     made_folder = opening.exported_once(clapkit.load(folder).loaded, ranges=ranges, label="int8")
     report = json.loads((made_folder / "parity.json").read_text())
-    assert report["audio"]["lowest_cosine"] > 0.9999 > report["audio_int8"]["lowest_cosine"] > 0.9
+    assert 1 - report["audio"]["lowest_cosine"] < 1e-6 < 1 - report["audio_int8"]["lowest_cosine"] < 0.01
 
 
 @pytest.mark.skipif(not all(map(find_spec, ("onnx", "onnxscript", "onnxruntime"))), reason="needs the extra 'export'")
@@ -247,3 +272,17 @@ def test_compiled_vectors_are_the_same(tmp_path, monkeypatch):
     plain = clapkit.load(tmp_path / "model")
     assert compiled == ["encode_features"]
     np.testing.assert_allclose(clap.embed_audio(sounds(3)), plain.embed_audio(sounds(3)), atol=1e-5)
+
+
+@pytest.mark.skipif(not all(map(find_spec, ("onnx", "onnxscript", "onnxruntime"))), reason="needs the extra 'export'")
+def test_a_damaged_export_in_the_cache_is_made_again(tmp_path, monkeypatch):
+    folder = made(tmp_path, TOWERS["vit"])
+    cached = opening.exported_once(clapkit.load(folder).loaded)
+    for damage in (lambda: (cached / "config.json").unlink(), lambda: (cached / "audio.onnx").write_bytes(b"half")):
+        damage()
+        clap = clapkit.load(folder, provider="onnx")
+        assert clap.folder == cached and clap.embed_audio(sounds(1)).shape == (1, 48)
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("CLAPKIT_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(ClapkitError, match=r"cannot write into the cache .* set CLAPKIT_CACHE"):
+        clapkit.load(folder, provider="onnx")

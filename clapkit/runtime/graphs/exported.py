@@ -45,7 +45,7 @@ class Facts:
     block           the audio graph takes any number of blocks of so many samples [B, K, block], the last one with
                     silence in it, and at least `least_blocks`; 0: it takes exactly a window [B, window]
     has_text        whether there is a language side; if not, `text_missing` says why
-    max_tokens, pad_id, suffix, tokenizer   of its texts; `tokenizer` is the public name of the one that was meant
+    vocabulary      ids that the language side knows, counted from 0; max_tokens, pad_id, suffix: of its texts
     origin          `provenance.Report` of the weights
     files           name -> SHA-256 of each graph file
     int8            what the pipeline_id calls the integers of audio.int8.onnx; "" where there is none
@@ -64,6 +64,7 @@ class Facts:
     least_blocks: int
     has_text: bool
     text_missing: str
+    vocabulary: int
     max_tokens: int
     pad_id: int
     suffix: str
