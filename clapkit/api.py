@@ -51,13 +51,13 @@ def load(
     precision      "fp32", "bf16" (not with "onnx") or "int8": what the audio tower computes in (docs/speed.md)
     threads        processor threads; with torch for the whole process; None leaves them as they are
     provider       the runtime: "torch", "onnx" (onnxruntime) or "openvino". None: torch; for an exported folder
-                   whichever is installed. Other models are exported once into the cache for the latter two.
+                   "openvino" where it is installed. Other models are exported once into the cache for the latter two.
     variant        settings that a checkpoint lacks, such as the name of the folder that it was published in
     text           for a checkpoint without a language side: the checkpoint or text encoder folder that it belongs to
     trust          packages besides clapkit whose parts the configuration may name: loading runs their code
     compile        compile the audio tower by torch.compile: a minute at the first batch, worth it on accelerators only
     calibration    sounds that "int8" takes its ranges from, like those it will hear; None: 64 clips of the built-in
-                   sound world, heard once and remembered
+                   sound world and some test signals, heard once and remembered
     """
     from clapkit.opening import open_model
 

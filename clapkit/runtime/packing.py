@@ -39,8 +39,9 @@ class Plan:
     dtype: torch.dtype
     grids: Mapping[str, Grid] = field(default_factory=dict)
 
-    def linear(self, linear: nn.Linear, name: str, *, gelu: bool = False, before: str = "") -> nn.Module:
-        """A quick `linear` (itself, if it is small). `before`: the layer that alone reads the result."""
+    def linear(self, linear: nn.Linear, name: str = "", *, gelu: bool = False, before: str = "") -> nn.Module:
+        """A quick `linear` (itself, if it is small). `name`: under which its grid is looked up, in integers only if
+        given; `before`: that of the layer that alone reads the result."""
         if name in self.grids:
             return QuantisedLinear(linear, self.grids[name], dtype=self.dtype, gelu=gelu, result=self.grids.get(before))
         if gelu or linear.weight.numel() >= LEAST_WEIGHTS:
@@ -76,11 +77,11 @@ class PreparedAttention(nn.Module):
     def __init__(self, attention: WindowAttention, plan: Plan, name: str) -> None:
         super().__init__()
         self.heads, self.tokens = attention.heads, attention.window**2
-        # In fp32 the fused attention of torch is the quicker one; in bf16 two products are, by a third.
+        # In fp32 the fused attention of torch is the quicker one; in bf16 two products are, by a fifth of a block.
         self.fused = plan.dtype == torch.float32
         self.qkv = plan.linear(attention.qkv, f"{name}.qkv")
         # Never in integers: bringing its input onto a grid takes as long as they save.
-        self.out = plan.linear(attention.out, "")
+        self.out = plan.linear(attention.out)
         table = attention.bias_table.detach()[attention.bias_index]
         self.bias_1HNN = table.view(self.tokens, self.tokens, -1).permute(2, 0, 1)[None].to(plan.dtype).contiguous()
         self.shifted_WHNN: Tensor | None = None

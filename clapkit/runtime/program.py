@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from clapkit.errors import TextTowerError
 from clapkit.runtime.cutting import Cut
 
 
@@ -56,3 +57,12 @@ class Program(Protocol):
 
     def encode_tokens(self, ids_BL: np.ndarray, mask_BL: np.ndarray) -> np.ndarray:
         """Unit-norm float32 [B, dimension] of token ids; TextTowerError where there is no language side."""
+
+
+def check_ids(ids_BL: np.ndarray, vocabulary: int) -> None:
+    """TextTowerError for token ids that are not among 0 ... vocabulary - 1: a runtime would read what lies behind."""
+    if ids_BL.min() < 0 or ids_BL.max() >= vocabulary:
+        raise TextTowerError(
+            f"token ids from {ids_BL.min()} to {ids_BL.max()}: this model knows those from 0 to {vocabulary - 1}, "
+            "the ids of another tokenizer do not fit"
+        )

@@ -19,6 +19,7 @@ from clapkit.runtime import packing
 from clapkit.runtime.cutting import Cut
 from clapkit.runtime.fusing import FusedCut
 from clapkit.runtime.lanes import MOST_LANES
+from clapkit.runtime.program import check_ids
 from clapkit.runtime.quantised import Ranges
 from clapkit.units import seconds_to_samples
 
@@ -114,12 +115,7 @@ class TorchProgram:
     def encode_tokens(self, ids_BL: np.ndarray, mask_BL: np.ndarray) -> np.ndarray:
         if self.model.text is None:
             raise TextTowerError(self.model.text_missing or "this model has no text tower: it embeds sound alone")
-        # Checked here: an accelerator would not raise but break, and take the process along.
-        if ids_BL.min() < 0 or ids_BL.max() >= self.model.text.vocabulary_size:
-            raise TextTowerError(
-                f"token ids from {ids_BL.min()} to {ids_BL.max()}: this model knows those from 0 to "
-                f"{self.model.text.vocabulary_size - 1}, the ids of another tokenizer do not fit"
-            )
+        check_ids(ids_BL, self.model.text.vocabulary_size)
         ids, mask = (torch.from_numpy(x).to(self.model.device) for x in (ids_BL, mask_BL))
         features_BW = self._quick("text", self.model.text, "fp32")(ids, mask).summary_BD
         return self.model.project_text(features_BW).float().cpu().numpy()

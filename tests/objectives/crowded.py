@@ -1,13 +1,14 @@
-"""Batches for the tests of contrast, and their denominators written out."""
+"""Batches for the tests of objectives, the denominators of contrast written out, and what holds for several of them."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import fields, replace
 
 import torch
 from torch.nn import functional
 
-from clapkit.objectives.base import Embeddings
+from clapkit.objectives.base import Embeddings, Objective
 
 
 def unit(rows: int, width: int = 6, *, seed: int = 0) -> torch.Tensor:
@@ -72,3 +73,17 @@ def crowded(*, clips: int = 4, texts: int = 5) -> Embeddings:
         text_teacher_UD=unit(texts, 4, seed=6),
         audio_teacher_BD=unit(clips, 5, seed=7),
     )
+
+
+def check_narrow_numbers(objective: Objective, z: Embeddings) -> None:
+    """bfloat16 knows 2 to 3 digits: what is given has them, sums over clips and numbers must not lose more."""
+    narrow, same = ({}, {})
+    for f in fields(z):
+        value = getattr(z, f.name)
+        if value is not None and value.is_floating_point():
+            narrow[f.name] = value.bfloat16()
+            same[f.name] = value.bfloat16().float()
+    found, expected = objective(replace(z, **narrow)), objective(replace(z, **same))
+    for name, part in found.items():
+        assert part.dtype == torch.float32
+        torch.testing.assert_close(part, expected[name])

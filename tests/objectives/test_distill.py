@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 import torch
+from crowded import check_narrow_numbers
 from torch.nn import functional
 
 from clapkit.errors import ClapkitError, SpecError
@@ -200,15 +201,4 @@ def test_settings_outside_their_range_are_refused(balance):
 
 @pytest.mark.parametrize("objective", [*COSINE, AffinityDistillation(), CrossPrediction()], ids=repr)
 def test_narrow_numbers_are_computed_in_float32(objective):
-    """bfloat16 knows 2 to 3 digits: what is given has them, sums over clips and numbers must not lose more."""
-    z = batch()
-    narrow, same = ({}, {})
-    for f in fields(z):
-        value = getattr(z, f.name)
-        if value is not None and value.is_floating_point():
-            narrow[f.name] = value.bfloat16()
-            same[f.name] = value.bfloat16().float()
-    found, expected = objective(replace(z, **narrow)), objective(replace(z, **same))
-    for name, part in found.items():
-        assert part.dtype == torch.float32
-        torch.testing.assert_close(part, expected[name])
+    check_narrow_numbers(objective, batch())

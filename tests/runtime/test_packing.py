@@ -76,6 +76,27 @@ def test_a_packed_tower_gives_the_numbers_of_the_tower(name):
 
 @needs_packing
 @torch.inference_mode()
+@pytest.mark.parametrize("part", [64, 192, 256, 1024, 3000])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_blocks_that_work_in_parts_give_the_same(part, precision, monkeypatch):
+    """Parts of a clip, whose shifted windows have biases of their own, and several clips at once."""
+    tower, features = lively(TOWERS["htsat"]), mel([128] * 3)
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        whole = packing.packed(tower, precision=precision)(features).summary_BD.float()
+        monkeypatch.setattr(packing, "_PART_TOKENS", part)
+        found = packing.packed(tower, precision=precision)(features).summary_BD.float()
+    limit = (1e-5 if precision == "fp32" else 0.02) * float(whole.abs().max())
+    torch.testing.assert_close(found, whole, atol=limit, rtol=0)
+    torch.testing.assert_close(found, tower(features).summary_BD, atol=3 * limit, rtol=0)
+
+
+@pytest.mark.parametrize(("length", "tokens"), [(64, 2048), (1024, 2048), (1536, 1536), (4096, 2048), (64 * 67, 64)])
+def test_a_part_is_whole_clips_or_divides_one(length, tokens):
+    assert packing.part_of(length, window=64) == tokens
+
+
+@needs_packing
+@torch.inference_mode()
 def test_swin_blocks_are_prepared():
     quick = packing.packed(lively(TOWERS["htsat"]), precision="bf16")
     kinds = {type(module).__name__ for module in quick.modules()}

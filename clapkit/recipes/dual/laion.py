@@ -3,8 +3,8 @@
 Differs from `contrastive`: the front-end and the tower of LAION, clips of 10 s, a head of two layers on either side, no
 mixed sounds and no further texts in the batch. The sentence encoder is frozen; LAION trains a RoBERTa along.
 Run:     clapkit train laion --data clips.jsonl --out run
-Cost:    made for accelerators; on 2 cores use --scale tiny
-Effect:  the baseline of its kin; the public checkpoints of this method load by name (docs/checkpoints.md)
+Cost:    not measured yet; the batch of 96 clips of 10 s is one for accelerators, --scale tiny runs anywhere
+Effect:  not measured yet; the public checkpoints of this method load by name (docs/checkpoints.md)
 """
 
 from clapkit.audio.mel import LAION
@@ -14,7 +14,7 @@ from clapkit.heads.projection import MLP
 from clapkit.model import Windowing
 from clapkit.recipes.dual.contrastive import recipe as contrastive
 from clapkit.spec import derive, spec
-from clapkit.towers.htsat import HTSAT
+from clapkit.towers.htsat import htsat_tiny
 from clapkit.train_settings import TrainSettings
 from clapkit.views.captions import LabelPrompts
 from clapkit.views.spectrogram import SpecAugment
@@ -23,7 +23,7 @@ recipe = contrastive.but(
     model=derive(
         contrastive.model,
         frontend=LAION,
-        audio=spec(HTSAT, width=96, depths=(2, 2, 6, 2), heads=(4, 8, 16, 32), image=256, expansion=4.0),
+        audio=htsat_tiny,
         audio_head=spec(MLP),
         text_head=spec(MLP),
         dimension=512,

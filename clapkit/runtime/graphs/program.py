@@ -11,6 +11,7 @@ import numpy as np
 from clapkit.audio.windows import fit
 from clapkit.errors import MissingExtraError, SpecError, TextTowerError
 from clapkit.runtime.cutting import Cut
+from clapkit.runtime.program import check_ids
 
 if TYPE_CHECKING:
     from clapkit.runtime.graphs.exported import Facts
@@ -82,9 +83,5 @@ class OnnxProgram:
             raise TextTowerError(
                 f"the texts are {ids_BL.shape[1]} tokens long, at most {self._facts.max_tokens} are read"
             )
-        if ids_BL.min() < 0 or ids_BL.max() >= self._facts.vocabulary:
-            raise TextTowerError(
-                f"token ids from {ids_BL.min()} to {ids_BL.max()}: this model knows those from 0 to "
-                f"{self._facts.vocabulary - 1}, the ids of another tokenizer do not fit"
-            )
+        check_ids(ids_BL, self._facts.vocabulary)
         return self._text({"ids": ids_BL.astype(np.int64), "mask": mask_BL.astype(np.int64)})
