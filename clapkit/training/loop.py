@@ -294,6 +294,10 @@ def _data_digest(clips: Sequence[Clip], audio: CachedAudio) -> str:
     for position, clip in enumerate(clips):
         about = (clip.id, clip.start_s, audio.length_samples(position), clip.label, clip.captions, clip.prompts)
         digest.update(repr(about).encode())
+        # Objectives and samplers read these too. Only where there are any: a run begun without them goes on as it was.
+        further = (clip.wrong, clip.tags, clip.events, sorted(clip.meta.items()))
+        if any(further):
+            digest.update(repr(further).encode())
     return digest.hexdigest()
 
 

@@ -157,7 +157,9 @@ def test_other_data_is_refused(stopped, toy_clips):
     recipe, run, _ = stopped
     shorter = toy_clips[0].with_(audio=toy_clips[0].audio[:4000])
     renamed: list[Clip] = [toy_clips[0].with_(label="cat"), *toy_clips[1:]]
-    for other in (toy_clips[1:], renamed, [shorter, *toy_clips[1:]]):
+    others = [{"wrong": ("no such thing",)}, {"meta": {"source": "another"}}, {"tags": ("new",)}]
+    changed = [[toy_clips[0].with_(**change), *toy_clips[1:]] for change in others]
+    for other in (toy_clips[1:], renamed, [shorter, *toy_clips[1:]], *changed):
         with pytest.raises(DataError, match="was trained on other data"):
             train(recipe, other, out=run, resume=True)
 
