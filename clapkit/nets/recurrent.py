@@ -23,7 +23,7 @@ class Recurrent(nn.Module):
 
     def forward(self, frames_BTD: Tensor, mask_BT: Tensor) -> Tensor:
         with torch.autocast(frames_BTD.device.type, enabled=False):
-            state_BTH, _ = self.cell(frames_BTD.to(self.cell.weight_hh_l0.dtype))
+            state_BTH, _ = self.cell(frames_BTD.to(next(self.cell.parameters()).dtype))
         last_B = (mask_BT.sum(1) - 1).clamp(min=0)
         last_BH = state_BTH.gather(1, last_B[:, None, None].expand(-1, 1, state_BTH.shape[2]))[:, 0]
         return torch.cat([last_BH * mask_BT.any(1, keepdim=True), masked_max(state_BTH, mask_BT)], dim=1)

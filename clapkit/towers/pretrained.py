@@ -13,10 +13,12 @@ from clapkit.nets.output import TowerOutput
 from clapkit.nets.recurrent import Recurrent
 from clapkit.spec import Spec, spec
 from clapkit.text.locate import find_text_model
-from clapkit.towers.hf import TransformersText
+from clapkit.towers.hf import Pooling, TransformersText
 
 
-def pretrained_text(name: str = "all-MiniLM-L6-v2", pooling: str = "mean", max_tokens: int = 128) -> TransformersText:
+def pretrained_text(
+    name: str = "all-MiniLM-L6-v2", pooling: Pooling = "mean", max_tokens: int = 128
+) -> TransformersText:
     """The transformers encoder in the folder that `find_text_model(name)` finds, with its weights and tokenizer.
 
     A saved model does not refer to this function: it holds the encoder's configuration, weights and tokenizer itself.
