@@ -51,12 +51,15 @@ class Reader(Protocol):
 def to_mono(values: np.ndarray, axis: int) -> np.ndarray:
     """Mean over the channels `axis`, as float32 with full scale 1 (integers are divided by their full scale)."""
     kind, bits = values.dtype.kind, 8 * values.dtype.itemsize
+    if values.shape[axis] == 1:
+        values, axis = values.reshape(-1, 1), 1  # a view; taking one of one would be a copy
     if kind in "iu":
-        floats: Any = np.asarray(values, np.float32 if bits <= 16 else np.float64)
-        values = floats * 2.0 ** (1 - bits) - (1.0 if kind == "u" else 0.0)
+        floats: Any = values.astype(np.float32 if bits <= 16 else np.float64)
+        floats *= 2.0 ** (1 - bits)
+        values = floats - 1.0 if kind == "u" else floats
     elif bits == 16:
         values = values.astype(np.float32)
-    mono = values.take(0, axis) if values.shape[axis] == 1 else values.mean(axis)
+    mono = values[:, 0] if values.shape[axis] == 1 else values.mean(axis)
     with np.errstate(over="ignore"):  # beyond float32: infinite, and told as such by the caller
         return np.ascontiguousarray(mono, dtype=np.float32)
 
@@ -105,6 +108,8 @@ class SoundfileReader:
             raise Unreadable(one_line(error)) from error
         self.rate_hz = readable_rate(self._sound.samplerate)
         self.channels = self._sound.channels
+        # The same samples in a third of the time: libsndfile turns 16 bits into floats a few at a time.
+        self._dtype = "int16" if self._sound.subtype == "PCM_16" else "float32"
         # libsndfile gives the largest number where it cannot tell.
         self.duration_s = self._sound.frames / self.rate_hz if self._sound.frames < 1 << 62 else None
         if container == "mp3" and self.promised:
@@ -121,7 +126,7 @@ class SoundfileReader:
             self._sound.seek(start)
             while stop is None or start < stop:
                 wanted = step if stop is None else min(step, stop - start)
-                block_NC = self._sound.read(wanted, dtype="float32", always_2d=True)
+                block_NC = self._sound.read(wanted, dtype=self._dtype, always_2d=True)
                 if len(block_NC) == 0:
                     return
                 start += len(block_NC)
