@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import clapkit
-from clapkit.api import find_recipe
+from clapkit.cookbook import find_recipe
 from clapkit.data.manifest import read
 from clapkit.evaluation.zero_shot import class_vectors, zero_shot
 from clapkit.recipe import Recipe

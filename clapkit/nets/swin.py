@@ -54,11 +54,28 @@ class WindowAttention(nn.Module):
         tokens = self.window**2
         joined = self.qkv(tokens_BLD).view(-1, tokens, 3, self.heads, tokens_BLD.shape[2] // self.heads)
         query, key, value = joined.permute(2, 0, 3, 1, 4)  # each [B * windows, H, tokens, D / H]
-        bias = self.bias_table[self.bias_index].view(tokens, tokens, -1).permute(2, 0, 1)[None]
-        if apart_WNN is not None:
-            bias = (bias + apart_WNN[:, None]).expand(batch, -1, -1, -1, -1).flatten(0, 1)
-        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
+        # Its gradient is summed up far quicker than that of an index in brackets.
+        bias = self.bias_table.index_select(0, self.bias_index).view(tokens, tokens, -1).permute(2, 0, 1)[None]
+        if bias.requires_grad:
+            bias_WHNN = bias if apart_WNN is None else bias + apart_WNN[:, None]
+            seen = _attention_with_gradient(query, key, value, bias_WHNN.to(query.dtype))
+        else:
+            if apart_WNN is not None:
+                bias = (bias + apart_WNN[:, None]).expand(batch, -1, -1, -1, -1).flatten(0, 1)
+            seen = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
         return self.out(seen.transpose(1, 2).reshape(batch, length, -1))
+
+
+def _attention_with_gradient(query: Tensor, key: Tensor, value: Tensor, bias_WHNN: Tensor) -> Tensor:
+    """Attention under a bias that learns, for which torch has no fused kernel; [B * windows, H, N, D] each.
+
+    The bias is added for all clips at once, in place, and no row is looked at for being empty: none is.
+    """
+    windows = len(bias_WHNN)
+    with torch.autocast(query.device.type, enabled=False):
+        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+        scores.unflatten(0, (-1, windows)).add_(bias_WHNN)
+        return scores.softmax(-1) @ value
 
 
 class SwinBlock(nn.Module):

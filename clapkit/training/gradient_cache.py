@@ -48,14 +48,22 @@ def cached_gradients(
         with torch.no_grad():
             found.append(dict(make()))
     whole = {name: value.requires_grad_(value.is_floating_point()) for name, value in joined(found).items()}
+    sizes = [{name: len(value) for name, value in made.items() if ROWS[name] != "all"} for made in found]
+    found.clear()  # the joined fields are copies
+    named = _differentiated(losses(whole))
+    gradients = {name: value.grad for name, value in whole.items()}
+    del whole  # the second pass needs its memory
+    with second_pass or nullcontext(), torch.random.fork_rng(devices=_accelerators(device)):
+        _carry_on(makers, states, gradients, sizes, device)
+    return named
+
+
+def _differentiated(parts: Iterable[Fields]) -> dict[str, torch.Tensor]:
+    """The sums of all parts, without graph, each part differentiated as it comes."""
     named: dict[str, torch.Tensor] = {}
-    for part in losses(whole):
+    for part in parts:
         torch.autograd.backward(sum(part.values()))  # type: ignore[arg-type]
         named = {name: value.detach() + named.get(name, 0.0) for name, value in part.items()}
-    sizes = [{name: len(value) for name, value in made.items() if ROWS[name] != "all"} for made in found]
-    found.clear()
-    with second_pass or nullcontext(), torch.random.fork_rng(devices=_accelerators(device)):
-        _carry_on(makers, states, whole, sizes, device)
     return named
 
 
@@ -72,17 +80,17 @@ def joined(parts: Sequence[Fields]) -> dict[str, torch.Tensor]:
 def _carry_on(
     makers: Sequence[Callable[[], Fields]],
     states: Sequence[tuple[torch.Tensor, ...]],
-    whole: Fields,
+    gradients: Mapping[str, torch.Tensor | None],
     sizes: Sequence[Mapping[str, int]],
     device: torch.device,
 ) -> None:
     """Encode again with graph, and go on from the gradients of the joined fields."""
-    at = dict.fromkeys(whole, 0)
+    at = dict.fromkeys(gradients, 0)
     for make, state, size in zip(makers, states, sizes, strict=True):
         _set_random_state(state, device)
-        tensors, gradients = [], []
+        tensors, theirs = [], []
         for name, value in make().items():
-            gradient = whole[name].grad
+            gradient = gradients[name]
             if ROWS[name] == "all":
                 is_first = not at[name]
                 at[name] = 1
@@ -91,9 +99,9 @@ def _carry_on(
                 is_first, gradient = True, None if gradient is None else gradient[first : at[name]]
             if value.requires_grad and gradient is not None and is_first:
                 tensors.append(value)
-                gradients.append(gradient)
+                theirs.append(gradient)
         if tensors:
-            torch.autograd.backward(tensors, gradients)
+            torch.autograd.backward(tensors, theirs)
 
 
 def has_rows_apart(objective: Objective) -> bool:
