@@ -21,6 +21,7 @@ from clapkit.data.batches import Batch
 from clapkit.data.sampling import TOKENS, stream
 from clapkit.errors import RecipeError, SpecError, nearest_name
 from clapkit.model import DualEncoder
+from clapkit.nets.products import quick_products
 from clapkit.objectives.base import Embeddings, Objective
 from clapkit.objectives.contrast import wide
 from clapkit.training.gather import Ranks
@@ -115,7 +116,7 @@ def take_step(model: DualEncoder, objective: Objective, batch: Batch, how: How) 
             for some in _blocks(z):
                 yield row_losses(objective, replace(z, scale=model.scale), *some)
 
-    with norms_at_rest(model, wanted=how.batch_norm == "frozen"):
+    with quick_products(model.device), norms_at_rest(model, wanted=how.batch_norm == "frozen"):
         if pieces == 1:
             found = next(losses(makers[0]()))
             torch.autograd.backward(_total(found))
