@@ -314,6 +314,7 @@ def train(
     variant: str | None = None,
     text: str | os.PathLike | None = None,
     services: Sequence[str] = (),
+    workers: int = 1,
     **sets: Any,
 ) -> Run:
     """Train a recipe on captioned sound and leave the run in the folder `out`.
@@ -321,7 +322,7 @@ def train(
     recipe    a Recipe, the name of one ("contrastive"), or "module:attribute"
     data      a manifest or folder, a list of them, or a list of Clips
     splits    column -> wanted values;  columns: role -> column, as in `clapkit.data.manifest.read`
-    scale     "tiny", "small", "paper": another size of the same method
+    scale     "tiny", "small", "paper": another size of the same method;  workers: threads that make batches ahead
     start     for `finetune` and its like, the model to train further: whatever `load` takes. `variant` and `text` are
               as there; here, `text` may also be a text encoder that the sound side was never trained with
     services  where the log goes besides log.jsonl: "tensorboard", "trackio", "wandb"
@@ -355,7 +356,7 @@ def train(
         spoken = None if text is None else locate(text)
         given = read_model(locate(start), variant=variant, text=spoken, join=True)
     how: dict[str, Any] = {"resume": resume, "device": device, "progress": progress, "services": services}
-    result = run(recipe, clips, out=os.fspath(out), start=given, **how)
+    result = run(recipe, clips, out=os.fspath(out), start=given, workers=workers, **how)
     assert result is not None, "only stop_at_step ends a run early"
     return result
 

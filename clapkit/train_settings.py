@@ -11,6 +11,7 @@ from clapkit.errors import SpecError, nearest_name
 Learns = Literal["full", "audio", "heads", "audio_head"]
 BatchNorm = Literal["frozen", "live"]
 StepNorm = Literal["live", "frozen", "microbatch"]
+Parallel = Literal["ddp", "fsdp"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class TrainSettings:
                        (`training.gradient_cache`); None: the batch
     batch_norm         what norms over the batch do in a model that the run builds. "live": statistics of the batch, or
                        refused with micro-batches; "microbatch": statistics of the micro-batch; "frozen": running ones
+    parallel           what several processes hold. "ddp": each the whole model; "fsdp": each a share of the towers and
+                       of what the optimizer remembers of them (`training.parallel`). One alone holds everything
     """
 
     epochs: float = 40.0
@@ -52,6 +55,7 @@ class TrainSettings:
     ema_result: bool = field(default=True, metadata={"omit_default": True})
     micro_batch: int | None = field(default=None, metadata={"omit_default": True})
     batch_norm: StepNorm = field(default="live", metadata={"omit_default": True})
+    parallel: Parallel = field(default="ddp", metadata={"omit_default": True})
 
     def __post_init__(self) -> None:
         for name in ("lr", "clip_norm", "epochs", "checkpoint_s"):
@@ -78,6 +82,9 @@ class TrainSettings:
             raise SpecError(
                 f"micro_batch has to be at least 1 clip, or none for the whole batch, not {self.micro_batch}"
             )
+        if self.parallel not in get_args(Parallel):
+            near = nearest_name(str(self.parallel), get_args(Parallel))
+            raise SpecError(f"parallel cannot be {self.parallel!r}; {near}")
         if self.batch_norm not in get_args(StepNorm):
             raise SpecError(
                 f"batch_norm cannot be {self.batch_norm!r}; {nearest_name(str(self.batch_norm), get_args(StepNorm))}"

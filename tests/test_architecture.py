@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "clapkit"
 
 # From the top of the house to the bottom. Inside a row, folders do not import each other, except the pairs below.
 LAYERS = [
-    ["recipes"],
+    ["recipes", "__main__"],
     ["cli", "server"],
     ["api", "library", "opening", "cookbook", "__init__"],
     ["checkpoints"],
@@ -48,7 +48,7 @@ ANYONE_MAY_IMPORT = {"__init__"}
 FILE_LINES = 400
 FILE_EXCEPTIONS: dict[str, int] = {}
 FUNCTION_LINES = 60
-FUNCTION_EXCEPTIONS = {("training/loop.py", "train"): 120}
+FUNCTION_EXCEPTIONS = {("training/loop.py", "_train"): 120}
 FOLDER_FILES = 16
 FREE_FOLDERS = {"cli", "recipes"}
 PUBLIC_METHODS = 10

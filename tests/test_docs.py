@@ -163,7 +163,8 @@ def test_a_block_says_what_it_is(block):
     if block.language == "json":
         json.loads(block.text)
     for words in block.commands if block.language.startswith("sh") else ():
-        checked = ("clapkit", "make", "pip") + (("python",) if block.language == "sh long" else ())
+        further = ("python", "torchrun", "accelerate") if block.language == "sh long" else ()
+        checked = ("clapkit", "make", "pip", *further)
         assert words[0] in checked, f"line {block.line}: nothing checks `{words[0]}`"
 
 
@@ -196,6 +197,13 @@ def test_a_script_that_takes_long_is_there_and_compiles(words):
 def test_a_command_that_takes_long_would_be_understood(words):
     pytest.importorskip("torch")
     understood(words[1:])
+
+
+@pytest.mark.parametrize("words", commands("torchrun", "accelerate", languages=("sh long",)))
+def test_what_is_started_several_times_would_be_understood(words):
+    pytest.importorskip("torch")
+    assert words[words.index("-m") + 1] == "clapkit"
+    understood(words[words.index("-m") + 2 :])
 
 
 def understood(words: list[str]) -> None:

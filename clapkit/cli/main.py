@@ -42,7 +42,7 @@ class _Doors(TyperGroup):
         except ClapkitError as error:
             if os.environ.get("CLAPKIT_DEBUG") == "1":
                 raise
-            say(f"error: {error}")
+            say(f"error: {error}", by_each=True)
             raise typer.Exit(2) from None
 
 

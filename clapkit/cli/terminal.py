@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,11 @@ from rich.markup import escape
 from rich.table import Table
 
 _PIPE_WIDTH = 160  # a file or a pipe has no width of its own, and 80 columns cut paths
+
+
+def speaks() -> bool:
+    """Whether this process tells how it goes: of those that torchrun or accelerate started together, the first."""
+    return os.environ.get("RANK", "0") == "0" or os.environ.get("WORLD_SIZE", "1") == "1"
 
 
 def results() -> Console:
@@ -25,12 +31,16 @@ def remarks() -> Console:
 
 def progress_wanted() -> bool:
     """Whether bars are drawn: standard error is a terminal, or FORCE_COLOR says to treat it as one."""
-    return Console(stderr=True).is_terminal
+    return Console(stderr=True).is_terminal and speaks()
 
 
-def say(text: str) -> None:
-    """One line of explanation on standard error, words in brackets left as they are."""
-    remarks().print(escape(text), highlight=False)
+def say(text: str, *, by_each: bool = False) -> None:
+    """One line of explanation on standard error, words in brackets left as they are.
+
+    `by_each`: also from a process for which another speaks.
+    """
+    console = _console(stderr=True, quiet=False) if by_each else remarks()
+    console.print(escape(text), highlight=False)
 
 
 def print_json(data: Any) -> None:
@@ -60,6 +70,7 @@ def show_notes(notes: Sequence[tuple[str, str]]) -> None:
         remarks().print(table("used, with a note", ("file", "note"), notes))
 
 
-def _console(*, stderr: bool) -> Console:
-    found = Console(stderr=stderr)
-    return found if found.is_terminal else Console(stderr=stderr, width=_PIPE_WIDTH)
+def _console(*, stderr: bool, quiet: bool | None = None) -> Console:
+    quiet = not speaks() if quiet is None else quiet
+    found = Console(stderr=stderr, quiet=quiet)
+    return found if found.is_terminal else Console(stderr=stderr, quiet=quiet, width=_PIPE_WIDTH)

@@ -14,7 +14,7 @@ import typer
 from clapkit.cli.checkpoints import read_checkpoint
 from clapkit.cli.inputs import read_columns, read_sets, read_splits
 from clapkit.cli.options import Column, Data, Device, Split, Trust
-from clapkit.cli.terminal import progress_wanted, results, say, table
+from clapkit.cli.terminal import progress_wanted, results, say, speaks, table
 from clapkit.data.clip import Clip
 from clapkit.errors import RecipeError
 
@@ -62,6 +62,10 @@ _Plan = Annotated[
 _Timing = Annotated[
     bool, typer.Option("--timing/--no-timing", help="With --plan: run a few steps on noise to estimate the hours.")
 ]
+_Workers = Annotated[
+    int,
+    typer.Option("--workers", min=0, help="Threads that make batches ahead; any number gives the same result."),
+]
 _Log = Annotated[
     str | None,
     typer.Option("--log", metavar="a,b", help="Show the log elsewhere too: tensorboard, trackio, wandb."),
@@ -92,6 +96,7 @@ def train(
     text: _Text = None,
     trust: Trust = None,
     log: _Log = None,
+    workers: _Workers = 1,
     plan: _Plan = False,
     timing: _Timing = True,
 ) -> None:
@@ -104,7 +109,7 @@ def train(
     not trained on, and on those of --old; RUN/finetune.json says what was gained and what was forgotten.
     """
     chosen = _resolved(recipe, scale, sets or ())
-    place = None if plan else _Place(out, resume=resume, device=device, log=log)
+    place = None if plan else _Place(out, resume=resume, device=device, log=log, workers=workers)
     _check_start(chosen, start, [name for name, given in (("--old", old), ("--text", text)) if given])
     read = _Reader(columns=read_columns(column or ()))
     manifest = read(data, split)
@@ -129,7 +134,7 @@ def train(
 class _Place:
     """Where a run is written and shown, and the arguments of `training.loop.train` that say so."""
 
-    def __init__(self, out: Path | None, *, resume: bool, device: str, log: str | None) -> None:
+    def __init__(self, out: Path | None, *, resume: bool, device: str, log: str | None, workers: int) -> None:
         from clapkit.opening import need_torch
 
         if out is None:
@@ -141,7 +146,7 @@ class _Place:
         check_services(services)
         self.out = out
         self.device = device
-        given = {"out": out, "resume": resume, "device": device, "services": services}
+        given = {"out": out, "resume": resume, "device": device, "services": services, "workers": workers}
         self.arguments: dict[str, Any] = {**given, "progress": progress_wanted()}
 
 
@@ -151,6 +156,8 @@ def _train(recipe: Recipe, clips: Sequence[Clip], place: _Place, *, val: Sequenc
 
     run = train_model(recipe, clips, **place.arguments)
     assert run is not None, "only stop_at_step ends a run early"
+    if not speaks():
+        return
     _finish(run, place.out)
     if val:
         from clapkit.cli.scoring import score_run
@@ -242,6 +249,8 @@ def _tune(
     before = tuning.Measured(api.Clap(loaded, device=given.device), measured, classes=classes)
     run = train_model(recipe, trained, start=loaded, **place.arguments)
     assert run is not None, "only stop_at_step ends a run early"
+    if not speaks():
+        return
     out = place.out
     _finish(run, out)
     del loaded

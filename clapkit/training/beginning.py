@@ -45,8 +45,10 @@ class Beginning:
     origin: Mapping[str, Any] = field(default_factory=dict)
 
 
-def begin(recipe: Recipe, start: Loaded | None, where: torch.device) -> Beginning:
+def begin(recipe: Recipe, start: Loaded | None, where: torch.device, *, split: bool = False) -> Beginning:
     """Build or take over the model; `start.model` itself is trained, nothing is copied but what has to be kept.
+
+    `split` says that a batch is shared out among processes.
 
     Raises RecipeError for a recipe that needs a model and is given none, for one that builds its own and is given
     one, for a model that cannot read texts, for one whose live batch norms would see micro-batches alone, and for a
@@ -55,12 +57,12 @@ def begin(recipe: Recipe, start: Loaded | None, where: torch.device) -> Beginnin
     if recipe.tune is None:
         if start is not None:
             raise RecipeError("this recipe builds its own model: to train a given one further, use the recipe finetune")
-        return _built(recipe, where)
+        return _built(recipe, where, split)
     if start is None:
         raise RecipeError("this recipe trains a model further and was given none: say which with --from (start=)")
     model, tokenizer = start.model, _tokenizer(start)
     tuning.choose_what_learns(model, recipe.tune)
-    _check_together(recipe, model)
+    _check_together(recipe, model, split)
     model = _placed(model, where)
     identity = f"{start.space_id}/{tensors_digest(learnt_state(model))[:16]}"
     kept = {name: tensor.clone() for name, tensor in learnt_state(model).items()} if recipe.tune.blend < 1 else None
@@ -111,11 +113,11 @@ def check_fed(recipe: Recipe, clips: Sequence[Clip]) -> None:
                 )
 
 
-def _built(recipe: Recipe, where: torch.device) -> Beginning:
+def _built(recipe: Recipe, where: torch.device, split: bool) -> Beginning:
     assert recipe.model is not None, "a recipe without tune has a model"
     torch.manual_seed(recipe.train.seed)
     model: DualEncoder = recipe.model.build()
-    _check_together(recipe, model)
+    _check_together(recipe, model, split)
     if model.text is None:
         raise RecipeError("this model has no text tower: there is nothing that sound could be compared with")
     if model.text.folder is None:
@@ -124,7 +126,7 @@ def _built(recipe: Recipe, where: torch.device) -> Beginning:
     return Beginning(_placed(model, where), tokenizer, recipe.model, recipe.batch)
 
 
-def _check_together(recipe: Recipe, model: DualEncoder) -> None:
+def _check_together(recipe: Recipe, model: DualEncoder, split: bool) -> None:
     """Refuse parts of the recipe that do not suit the model."""
     if recipe.sampler.embeds and not model.frozen_text:
         raise RecipeError(
@@ -132,7 +134,8 @@ def _check_together(recipe: Recipe, model: DualEncoder) -> None:
             "freeze it (model.frozen_text=true), or take another sampler"
         )
     settings, mode = recipe.train, model.training
-    if settings.batch_norm != "live" or (settings.micro_batch or recipe.batch.clips) >= recipe.batch.clips:
+    whole = not split and (settings.micro_batch or recipe.batch.clips) >= recipe.batch.clips
+    if settings.batch_norm != "live" or whole:
         return
     tuning.to_training_mode(model, recipe.tune)
     check_norms(model)

@@ -11,24 +11,27 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch.distributed.tensor import DTensor
 
-from clapkit.errors import DataError, ModelError
+from clapkit.errors import ClapkitError, DataError, ModelError
 from clapkit.model import DualEncoder
 from clapkit.native import tensors_digest
+from clapkit.training.parallel.processes import Processes, is_gone
+from clapkit.training.parallel.sharding import cut, fill, whole
 
 FORMAT_VERSION = 1
 # Settings that change what is written down, and no weight: a run may go on with others.
 # With another blend or another choice of the result, the end of the run is made anew from the same trained weights.
 _WITHOUT_EFFECT = (
     *("train.checkpoint_s ", "train.keep ", "train.log_every ", "scales"),
-    *("tune.blend ", "train.ema_result "),
+    *("tune.blend ", "train.ema_result ", "train.parallel "),
 )
 
 
@@ -68,8 +71,65 @@ def held(model: DualEncoder, beside: Mapping[str, torch.Tensor] | None = None) -
 
 
 def is_finite(tensors: Mapping[str, torch.Tensor]) -> bool:
-    """Whether everything in it is a number: a checkpoint of anything else could not be used."""
-    return all(bool(torch.isfinite(t).all()) for t in tensors.values() if t.is_floating_point())
+    """Whether everything in it is a number: a checkpoint of anything else could not be used. Of shares, one's own."""
+    own = (t.to_local() if isinstance(t, DTensor) else t for t in tensors.values() if t.is_floating_point())
+    return all(bool(torch.isfinite(t).all()) for t in own)
+
+
+class Keeper:
+    """Writes the checkpoints of a run. `step` is the number of steps that are in the weights.
+
+    Entered around the steps: where another process is gone, the first one writes what it has, if it has everything, and
+    ClapkitError says how to go on.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        live: Mapping[str, torch.Tensor],
+        optimizer: torch.optim.Optimizer,
+        here: Progress,
+        *,
+        keep: int,
+        processes: Processes,
+    ) -> None:
+        self.step = here.step
+        self._folder, self._live, self._optimizer, self._here = folder, live, optimizer, here
+        self._keep, self._processes = keep, processes
+
+    def write(self) -> None:
+        """A checkpoint of what is there; all processes at the same time."""
+        if self._processes.is_first:
+            write(self._folder, self._live, self._optimizer, replace(self._here, step=self.step), keep=self._keep)
+        else:
+            gathered(self._live, self._optimizer)
+
+    def write_if_finite(self) -> None:
+        """The same, unless some process has what is no number."""
+        if not self._processes.any(not is_finite(self._live))[0]:
+            self.write()
+
+    def __enter__(self) -> Keeper:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None or self._processes.count == 1 or not is_gone(error):
+            return
+        if self._processes.is_first and not any(isinstance(t, DTensor) for t in self._live.values()):
+            self.write()
+        raise ClapkitError(
+            f"another process of this run has stopped or cannot be reached, after {self.step} steps: its own message "
+            f"says why. Go on from the newest checkpoint in '{self._folder}' (resume=True, --resume); {error}"
+        ) from error
+
+
+def gathered(live: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint: those that `held` gave, and the optimizer's; put together where they are shared out,
+    for which all processes have to call at the same time."""
+    tensors = {name: whole(tensor).contiguous() for name, tensor in live.items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors.update({f"optimizer.{index}.{k}": whole(v).contiguous() for k, v in state.items()})
+    return tensors
 
 
 def write(
@@ -81,9 +141,7 @@ def write(
     keep: int,
 ) -> Path:
     """Write the checkpoint of `progress.step` with the tensors that `held` gave; only the newest `keep` stay."""
-    tensors = {name: tensor.detach().contiguous() for name, tensor in live.items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors.update({f"optimizer.{index}.{k}": v.detach().contiguous() for k, v in state.items()})
+    tensors = gathered(live, optimizer)
     final = folder / f"step_{progress.step:08d}"
     partial = folder / f".step_{progress.step:08d}.{os.getpid()}.partial"
     for left_over in folder.glob(".step_*.partial"):  # of a process that was killed while it wrote
@@ -151,6 +209,16 @@ def _differences(a: Any, b: Any, path: str = "") -> list[str]:
     return [] if a == b else [f"{path} ({a!r} there, {b!r} here)"]
 
 
+def resume(
+    checkpoint: Path, wanted: Progress, live: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer
+) -> int:
+    """Go on from `checkpoint` with a run that is as `wanted` says; the number of steps that are done."""
+    found = read_progress(checkpoint)
+    check_fits(found, wanted, checkpoint)
+    restore(checkpoint, live, optimizer)
+    return found.step
+
+
 def restore(checkpoint: Path, live: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer) -> None:
     """Put the tensors that `held` gave and the optimizer's state back as they were when `checkpoint` was written."""
     try:
@@ -162,10 +230,11 @@ def restore(checkpoint: Path, live: Mapping[str, torch.Tensor], optimizer: torch
         raise ModelError(f"{checkpoint} does not fit the model: {sorted(stored.keys() ^ live.keys())[:5]}")
     with torch.no_grad():
         for name, tensor in stored.items():
-            live[name].copy_(tensor)
+            fill(live[name], tensor)
+    learnt = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):
             _, index, key = name.split(".", 2)
-            state.setdefault(int(index), {})[key] = tensor
+            state.setdefault(int(index), {})[key] = cut(learnt[int(index)], tensor)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

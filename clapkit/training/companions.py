@@ -19,6 +19,7 @@ from clapkit.objectives.base import Embeddings, Objective, Reduces
 from clapkit.recipe import Recipe
 from clapkit.training.ema import Average, copied
 from clapkit.training.optim import autocast
+from clapkit.training.parallel.sharding import shard
 from clapkit.training.step import EncodeTexts
 
 Source = Literal["ema", "given"]
@@ -151,6 +152,12 @@ class Companions:
         """`objective`, given what the predictors make of each batch if it reads that."""
         reads = self.predictors is not None and any(name in objective.needs for name in _PREDICTIONS)
         return Predicted(objective, self.predictors) if reads and self.predictors is not None else objective
+
+    def shard(self, model: DualEncoder, *, ranks: int) -> DualEncoder:
+        """Share out `model` and the average that follows it; the model without weights (`parallel.sharding.shard`)."""
+        if self.average is not None:
+            shard(self.average.model, learning=[p.requires_grad for p in model.parameters()], ranks=ranks)
+        return shard(model, ranks=ranks)
 
     def after_step(self, steps_done: int) -> None:
         """Follow the weights that the optimizer's step number `steps_done` (from 1) has left."""

@@ -24,7 +24,8 @@ class Average:
 
     def __init__(self, model: DualEncoder, *, decay: float, warmup: bool = True) -> None:
         learnt = learnt_state(model)
-        self._parameters = {name: p for name, p in model.named_parameters() if name in learnt}
+        self._followed = model
+        self._parameters = [name for name, _ in model.named_parameters() if name in learnt]
         self._buffers = {name: tensor for name, tensor in learnt.items() if name not in self._parameters}
         self._decay = decay
         self._warmup = warmup
@@ -35,8 +36,9 @@ class Average:
         """Follow the weights after the optimizer's step number `steps_done`, counted from 1."""
         decay = min(self._decay, (1 + steps_done) / (10 + steps_done)) if self._warmup else self._decay
         means = self.model.state_dict()
-        for name, parameter in self._parameters.items():
-            means[name].lerp_(parameter.detach(), 1 - decay)
+        parameters = dict(self._followed.named_parameters())  # asked for each time: sharing them out makes new ones
+        for name in self._parameters:
+            means[name].lerp_(parameters[name].detach(), 1 - decay)
         for name, buffer in self._buffers.items():
             means[name].copy_(buffer)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import queue
-import threading
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 
@@ -239,39 +240,22 @@ def _laid_out(clips: Sequence[Clip], samples: int, fill: Fill, rate_hz: int) -> 
     return padded, lengths
 
 
-def prefetched(loader: Loader, first: int, end: int, *, ahead: int = 2) -> Iterator[Batch]:
-    """Batches `first` to `end` (not included), made by a thread that stays `ahead` of the caller.
+def prefetched(loader: Loader, first: int, end: int, *, workers: int = 1) -> Iterator[Batch]:
+    """Batches `first` to `end` (not included) in order, made ahead of the caller by `workers` threads.
 
-    An error in the thread is raised here; leaving the iteration stops the thread.
+    With 0 they are made when they are asked for. At most two more than there are threads are there at once. An error in
+    a thread is raised here, in the place of its batch; leaving the iteration ends the threads.
     """
-    ready: queue.Queue = queue.Queue(maxsize=ahead)
-    stop = threading.Event()
-
-    def put(item: object) -> bool:
-        while not stop.is_set():
-            try:
-                ready.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def work() -> None:
+    if not workers:
+        yield from (loader.make(step) for step in range(first, end))
+        return
+    steps = iter(range(first, end))
+    with ThreadPoolExecutor(workers, thread_name_prefix="clapkit-loader") as pool:
+        made = deque(pool.submit(loader.make, step) for step in islice(steps, workers + 1))
         try:
-            for step in range(first, end):
-                if not put(loader.make(step)):
-                    return
-        except BaseException as error:
-            put(error)
-
-    worker = threading.Thread(target=work, name="clapkit-loader", daemon=True)
-    worker.start()
-    try:
-        for _ in range(first, end):
-            item = ready.get()
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        stop.set()
-        worker.join()
+            while made:
+                batch = made.popleft().result()
+                made.extend(pool.submit(loader.make, step) for step in islice(steps, 1))
+                yield batch
+        finally:
+            pool.shutdown(cancel_futures=True)

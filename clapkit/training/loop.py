@@ -13,19 +13,22 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch.distributed.tensor import DTensor
 
 from clapkit import __version__
 from clapkit.data.batches import Batch, BatchSize
 from clapkit.data.cache import CachedAudio, cache_audio
 from clapkit.data.clip import Clip
-from clapkit.errors import DataError, ModelError
+from clapkit.errors import DataError, ModelError, RecipeError, SpecError
 from clapkit.files import atomic_file
 from clapkit.heads.anchors import AnchoredLinear
 from clapkit.heads.emphasis import TextEmphasis
@@ -40,6 +43,9 @@ from clapkit.training.companions import check as check_companions
 from clapkit.training.loader import Loader, described, prefetched
 from clapkit.training.log import Logs, check_services
 from clapkit.training.optim import build_optimizer, resolve_precision
+from clapkit.training.parallel.processes import Processes, together
+from clapkit.training.parallel.sharding import check as check_sharding
+from clapkit.training.parallel.sharding import clip_gradients, whole_model
 from clapkit.training.stages import check_names, freeze, stretches
 from clapkit.training.step import EncodeTexts, How, take_step
 from clapkit.training.text_features import TextFeatures
@@ -76,6 +82,7 @@ def train(
     progress: bool = False,
     stop_at_step: int | None = None,
     services: Sequence[str] = (),
+    workers: int = 1,
 ) -> Run | None:
     """Train `recipe` on `clips` and leave everything in the folder `out`.
 
@@ -83,63 +90,91 @@ def train(
     resume         go on from the newest checkpoint in `out` (start, if there is none)
     stop_at_step   write a checkpoint at that step and return None: for tests and for jobs with a time limit
     services       where the log goes besides log.jsonl: names of `training.log.SERVICES`
+    workers        threads that make batches ahead of the step, the same ones for any number; 0: the step waits for each
+
+    Started several times by `torchrun` or `accelerate launch`, or in a process group of the caller's, the processes
+    share each batch out among them, and the first one writes. One that dies ends the others with ClapkitError.
     Raises DataError, RecipeError or ModelError before the first step for whatever can be known then, and ModelError
     when a loss or a gradient is not finite, naming the clips of that batch; the last finite weights are kept.
     """
+    if workers < 0:
+        raise SpecError(f"workers is a number of threads, 0 or more, not {workers}")
+    ways = _Ways(resume, device, progress, stop_at_step, services, workers)
+    with together(device) as processes:
+        return _train(recipe, clips, processes, ways, out=Path(out), start=start)
+
+
+@dataclass(frozen=True)
+class _Ways:
+    """What `train` was told that changes no weight."""
+
+    resume: bool
+    device: str
+    progress: bool
+    stop_at_step: int | None
+    services: Sequence[str]
+    workers: int
+
+
+def _train(
+    recipe: Recipe, clips: Sequence[Clip], processes: Processes, ways: _Ways, *, out: Path, start: Loaded | None
+) -> Run | None:
+    progress = ways.progress and processes.is_first
     started = time.monotonic()
     # ---- Folder ------------------------------------------------------------------------------------------------------
-    out = Path(out)
     checkpoints = out / "checkpoints"
     done = checkpoint.list_steps(checkpoints)
-    if not resume and (done or (out / "model").exists()):
+    if not ways.resume and (done or (out / "model").exists()):
         raise DataError(f"'{out}' holds a run already: go on with it (resume=True, --resume) or choose another folder")
-    _check_before(recipe, clips, services)
+    _check_before(recipe, clips, ways.services, processes)
     out.mkdir(parents=True, exist_ok=True)
     # ---- Model -------------------------------------------------------------------------------------------------------
-    where = _device(device)
-    begun = begin(recipe, start, where)
-    model, tokenizer = begun.model, begun.tokenizer
+    where = processes.device(ways.device)
+    begun = begin(recipe, start, where, split=processes.count > 1)
+    model = begun.model
     precision = resolve_precision(recipe.train.precision, where)
     # ---- Data --------------------------------------------------------------------------------------------------------
-    audio = _decode(clips, model.frontend.rate_hz, progress)
+    audio = processes.in_turn(partial(_decode, clips, model.frontend.rate_hz, progress))
     loader = Loader(audio, fill=model.windowing.fill, **_loader_settings(recipe, begun.batch))
     _check_clips(loader.clips)  # again: those that could not be decoded are gone
     total = recipe.train.total_steps(len(audio), recipe.batch.clips)
     planned = stretches(recipe, total)
     check_names(planned, model)
     # ---- Text --------------------------------------------------------------------------------------------------------
-    encoder_of = _text_encoders(recipe, begun, loader, progress)
+    encoder_of = _text_encoders(recipe, begun, loader, progress, processes)
     encode_texts = encoder_of(model)
     # ---- Optimizer and state -----------------------------------------------------------------------------------------
     companions = Companions(recipe, model, encoder_of=encoder_of, precision=precision)
+    digests = _data_digest(loader.clips, audio), checkpoint.frozen_digest(model)
+    frame = companions.shard(model, ranks=processes.count) if _in_shares(recipe, processes) else None
     beside = tuple(companions.parameters())
     optimizer = build_optimizer(model, recipe.train, shares=_rate_shares(recipe, model), beside=beside)
     learning = tuple(model.learnt())
     live = checkpoint.held(model, companions.state())
     told = json.loads(json.dumps(recipe.to_json()))
-    digests = _data_digest(loader.clips, audio), checkpoint.frozen_digest(model)
     here = checkpoint.Progress(0, told, *digests, begun.start_id)
-    first = 0
-    if done:
-        found = checkpoint.read_progress(done[-1])
-        checkpoint.check_fits(found, here, done[-1])
-        checkpoint.restore(done[-1], live, optimizer)
-        first = found.step
-    _write_json(out / "recipe.json", _recipe_report(recipe, begun))
-    _write_json(out / "data.json", _data_report(clips, audio, total, precision))
+    first = checkpoint.resume(done[-1], here, live, optimizer) if done else 0
+    here = replace(here, step=first)
+    processes.check_equal({**vars(here), "precision": precision})
+    processes.share(tensor for tensor in live.values() if not isinstance(tensor, DTensor))
+    keeper = checkpoint.Keeper(checkpoints, live, optimizer, here, keep=recipe.train.keep, processes=processes)
+    if processes.is_first:
+        _write_reports(out, _recipe_report(recipe, begun), _data_report(clips, audio, total, precision))
     # ---- Steps -------------------------------------------------------------------------------------------------------
-    end = total if stop_at_step is None else min(total, stop_at_step)
+    end = total if ways.stop_at_step is None else min(total, ways.stop_at_step)
     saved_at = time.monotonic()
     waited, busy, counted = 0.0, 0.0, first
     how = _how(recipe, encode_texts, loader, precision)
-    stretch = None
+    how, stretch = replace(how, ranks=processes.ranks, beside=beside), None
     shown = ProgressBar("training", total, first=first, shown=progress)
-    with Logs(out, first_step=first, services=services, about=told) as log, shown as bar:
+    logs = Logs(out, first_step=first, services=ways.services, about=told) if processes.is_first else nullcontext()
+    made = closing(prefetched(loader, first, end, workers=ways.workers))
+    with logs as log, shown as bar, made as batches, keeper:
         mark = time.monotonic()
-        for batch in prefetched(loader, first, end):
+        for batch in batches:
             ready = time.monotonic()
             step = batch.step
-            torch.manual_seed((recipe.train.seed << 32) + step)  # dropout of a step is a function of the step
+            torch.manual_seed(_dropout_seed(recipe.train.seed, step, processes.rank))
             if stretch is None or step >= stretch.end:
                 stretch = next(s for s in planned if s.first <= step < s.end)
                 to_training_mode(model, recipe.tune)
@@ -153,37 +188,43 @@ def train(
             losses = take_step(model, objective, batch, how)
             value = float(sum(losses.values()))
             learnt = [*(p for _, p in model.learnt()), *beside]
-            norm = float(torch.nn.utils.clip_grad_norm_(learnt, recipe.train.clip_norm))
-            if not (math.isfinite(value) and math.isfinite(norm)):
-                if checkpoint.is_finite(live):
-                    checkpoint.write(checkpoints, live, optimizer, replace(here, step=step), keep=recipe.train.keep)
+            norm = clip_gradients(learnt, recipe.train.clip_norm)
+            late = time.monotonic() - saved_at > recipe.train.checkpoint_s
+            unfit, due = processes.any(not (math.isfinite(value) and math.isfinite(norm)), late)
+            if unfit:
+                keeper.write_if_finite()
                 raise _not_finite(batch, value, norm)
             optimizer.step()
             companions.after_step(step + 1)
+            keeper.step = step + 1
             now = time.monotonic()
             waited, busy, mark = waited + ready - mark, busy + now - ready, now
             if (step + 1) % recipe.train.log_every == 0 or step + 1 == end:
-                speed = (step + 1 - counted) * recipe.batch.clips / max(waited + busy, 1e-9)
+                passed = max(waited + busy, 1e-9)
+                speed = (step + 1 - counted) * recipe.batch.clips / passed
                 about = {"lr": rate, "scale": float(model.scale.detach()), "clips_per_s": speed}
                 parts = {name: float(part) for name, part in losses.items()}
-                share = waited / max(waited + busy, 1e-9)
-                log.write({"step": step, "loss": value, **parts, **about, "wait_share": share})
-                waited = busy = 0.0
-                counted = step + 1
+                if log is not None:
+                    log.write({"step": step, "loss": value, **parts, **about, "wait_share": waited / passed})
+                waited, busy, counted = 0.0, 0.0, step + 1
                 bar.update(step + 1, note=f"loss {value:.3f}  {speed:.0f} clips/s")
-            if now - saved_at > recipe.train.checkpoint_s or step + 1 == end:
-                checkpoint.write(checkpoints, live, optimizer, replace(here, step=step + 1), keep=recipe.train.keep)
+            if due or step + 1 == end:
+                keeper.write()
                 saved_at = time.monotonic()
     # ---- Result ------------------------------------------------------------------------------------------------------
     if end < total:
         return None
-    model.eval()
     companions.give_result(model)
+    model = model if frame is None else whole_model(model, frame)
+    begun, encode_texts = replace(begun, model=model.eval()), encoder_of(model)
     if begun.weights is not None and recipe.tune is not None:
         blend(model.state_dict(), begun.weights, share=recipe.tune.blend)
     if isinstance(model.audio_head, AnchoredLinear):
         model.audio_head.add(_in_parts(encode_texts, loader.all_texts()))
-    space = save(model, begun.spec, out / "model", tokenizer=tokenizer, **begun.origin)
+    space = ""
+    if processes.is_first:
+        space = save(model, begun.spec, out / "model", tokenizer=begun.tokenizer, **begun.origin)
+    space = processes.of_first(space)  # nobody is done before the model is there
     return Run(out, total, time.monotonic() - started, space)
 
 
@@ -213,12 +254,15 @@ def _recipe_report(recipe: Recipe, begun: Beginning) -> dict[str, Any]:
     return report
 
 
-def _device(device: str) -> torch.device:
-    if device != "auto":
-        return torch.device(device)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("cpu")
+def _in_shares(recipe: Recipe, processes: Processes) -> bool:
+    return recipe.train.parallel == "fsdp" and processes.count > 1
+
+
+def _dropout_seed(seed: int, step: int, rank: int) -> int:
+    """What the dropout of a step draws from: a function of seed, step and process alone."""
+    if not rank:
+        return (seed << 32) + step
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> 1)
 
 
 def _decode(clips: Sequence[Clip], rate_hz: int, shown: bool) -> CachedAudio:
@@ -227,7 +271,7 @@ def _decode(clips: Sequence[Clip], rate_hz: int, shown: bool) -> CachedAudio:
 
 
 def _text_encoders(
-    recipe: Recipe, begun: Beginning, loader: Loader, shown: bool
+    recipe: Recipe, begun: Beginning, loader: Loader, shown: bool, processes: Processes
 ) -> Callable[[DualEncoder], EncodeTexts]:
     """What makes an encoder of texts for the model, or for one with the same text tower beside it.
 
@@ -243,8 +287,12 @@ def _text_encoders(
         return lambda encoder: partial(encode, encoder)
     features = TextFeatures(model, tokenizer)
     texts = loader.all_texts()
-    with ProgressBar("captions", len(texts), shown=shown) as bar:
-        features.prepare(texts, progress=lambda done, total: bar.update(done, total))
+
+    def prepare() -> None:
+        with ProgressBar("captions", len(texts), shown=shown) as bar:
+            features.prepare(texts, progress=lambda done, total: bar.update(done, total))
+
+    processes.in_turn(prepare)
     if recipe.sampler.embeds:
         loader.arrange(lambda texts: features(texts).numpy())
     if isinstance(model.text_head, TextEmphasis) and begun.start_id is None:  # one that was given has its place
@@ -265,8 +313,15 @@ def _not_finite(batch: Batch, loss: float, norm: float) -> ModelError:
     )
 
 
-def _check_before(recipe: Recipe, clips: Sequence[Clip], services: Sequence[str]) -> None:
+def _check_before(recipe: Recipe, clips: Sequence[Clip], services: Sequence[str], processes: Processes) -> None:
     """Refuse what can be known to fail before anything is decoded or written."""
+    if recipe.batch.clips % processes.count:
+        raise RecipeError(
+            f"batch.clips={recipe.batch.clips} cannot be shared out evenly among {processes.count} processes: "
+            "make it a multiple of their number"
+        )
+    if _in_shares(recipe, processes):
+        check_sharding(recipe)
     check_services(services)
     check_companions(recipe)
     _check_clips(described(clips, recipe.views, recipe.train.seed))
@@ -312,6 +367,7 @@ def _data_report(clips: Sequence[Clip], audio: CachedAudio, total: int, precisio
     }
 
 
-def _write_json(path: Path, data: Any) -> None:
-    with atomic_file(path) as file:
-        file.write(json.dumps(data, indent=2, ensure_ascii=False).encode())
+def _write_reports(out: Path, recipe: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    for name, report in (("recipe.json", recipe), ("data.json", data)):
+        with atomic_file(out / name) as file:
+            file.write(json.dumps(report, indent=2, ensure_ascii=False).encode())

@@ -115,8 +115,10 @@ class Plan:
         fixed = OVERHEAD * self.memory.fixed / _GIB
         room = 0.9 * 80 - fixed
         if room <= 0:
-            return f"weights and optimizer alone take {fixed:.0f} GiB: they have to be shared out among accelerators"
-        return f"{math.ceil((need - fixed) / room)} accelerators with 80 GiB that share the batch, or smaller batches"
+            return f"weights and optimizer alone take {fixed:.0f} GiB: share them out (train.parallel=fsdp)"
+        count = math.ceil((need - fixed) / room)
+        together = f"torchrun --nproc-per-node {count} -m clapkit train ..."
+        return f"{count} accelerators with 80 GiB that share the batch ({together}), or smaller batches"
 
     def rows(self) -> list[tuple[str, str]]:
         """(what, how much), for people."""

@@ -24,7 +24,6 @@ from clapkit.model import DualEncoder
 from clapkit.nets.products import quick_products
 from clapkit.objectives.base import Embeddings, Objective
 from clapkit.objectives.contrast import wide
-from clapkit.training.gather import Ranks
 from clapkit.training.gradient_cache import (
     AXES,
     ROWS,
@@ -36,6 +35,7 @@ from clapkit.training.gradient_cache import (
     statistics_kept,
 )
 from clapkit.training.optim import autocast
+from clapkit.training.parallel.gather import Ranks
 from clapkit.views.base import View
 
 # texts -> unit-norm [U, D], with gradient where there is something to learn
@@ -70,7 +70,8 @@ class How:
     batch_norm    "live": statistics of the whole batch; refused where it is not encoded as a whole. "microbatch": of
                   the clips that are encoded together. "frozen": the running ones, unchanged
     extras        teachers and predictors, see `Extra`
-    ranks         the other processes that take this step with batches of their own; None: there are none
+    ranks         the other processes that take this step with the same batch; None: there are none
+    beside        what learns beside the model, in extras or objective: with `ranks` its gradients are averaged too
     """
 
     encode_texts: EncodeTexts
@@ -82,6 +83,7 @@ class How:
     batch_norm: Norms = "live"
     extras: Sequence[Extra] = ()
     ranks: Ranks | None = None
+    beside: Sequence[torch.nn.Parameter] = ()
 
     def __post_init__(self) -> None:
         if self.micro_batch is not None and self.micro_batch < 1:
@@ -94,22 +96,27 @@ def take_step(model: DualEncoder, objective: Objective, batch: Batch, how: How) 
     """The losses of `batch`, without graph; their gradient is added to `.grad` of all that learns.
 
     With `micro_batch` the gradient is that of the whole batch, to rounding; dropout draws other numbers than it would
-    at once, the same in both passes. With `ranks` losses and gradients are those of the joined batch, on every rank.
+    at once, the same in both passes. With `ranks` each process encodes its share of the batch; losses and gradients
+    are those of the whole batch, on every rank.
 
     Raises RecipeError for a need of the objective that neither batch nor model nor extras fill, for live batch norm in
     a part of a batch, and for dropped tokens where there are none to drop or where frames are asked for.
     """
     clips = len(batch.ids)
-    pieces = -(-clips // how.micro_batch) if how.micro_batch else 1
+    shares = [how.ranks.share(n) if how.ranks else slice(0, n) for n in (clips, len(batch.texts))]
+    fewest = clips // how.ranks.count if how.ranks else clips  # all ranks make as many pieces, and none without clips
+    pieces = max(1, -(-fewest // how.micro_batch)) if how.micro_batch else 1
     if how.batch_norm == "live" and (pieces > 1 or how.ranks is not None):
         check_norms(model)
+    if how.ranks is not None:
+        how.ranks.check_texts(model, len(batch.texts), pieces=pieces)
     encode = partial(_encoded, model, batch, frozenset(objective.needs), how)
-    makers = [partial(encode, rows, columns) for rows, columns in _pieces(clips, len(batch.texts), pieces)]
+    makers = [partial(encode, rows, columns) for rows, columns in _pieces(shares, pieces)]
 
     def losses(made: Mapping[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
-        z = _assembled(model, objective, batch, made)
+        z = _assembled(model, objective, batch, how.ranks.joined(made) if how.ranks else made)
         if how.ranks is not None:
-            yield how.ranks.losses(objective, z, batch.texts)
+            yield how.ranks.losses(objective, z)
         elif pieces == 1 or clips * len(batch.texts) <= LOGITS_AT_ONCE or not has_rows_apart(objective):
             yield dict(objective(z))
         else:
@@ -125,7 +132,9 @@ def take_step(model: DualEncoder, objective: Objective, batch: Batch, how: How) 
             found = cached_gradients(makers, losses, device=model.device, second_pass=statistics_kept(model))
     if how.ranks is None:
         return found
-    how.ranks.average_gradients(p for _, p in model.learnt())
+    how.ranks.average_gradients((*(p for _, p in model.learnt()), *how.beside))
+    if how.batch_norm == "microbatch":
+        how.ranks.average_statistics(model)
     return how.ranks.averaged(found)
 
 
@@ -182,9 +191,9 @@ def event_frames(batch: Batch, *, frames: int, rate_hz: float) -> np.ndarray:
     return heard_BUT
 
 
-def _pieces(clips: int, texts: int, count: int) -> list[tuple[slice, slice]]:
-    """Clips and texts in `count` parts of nearly equal size each; of few texts, some parts hold none."""
-    cuts = [[total * i // count for i in range(count + 1)] for total in (clips, texts)]
+def _pieces(shares: Sequence[slice], count: int) -> list[tuple[slice, slice]]:
+    """Shares of clips and of texts in `count` parts of nearly equal size; of few texts, some parts hold none."""
+    cuts = [[s.start + (s.stop - s.start) * i // count for i in range(count + 1)] for s in shares]
     rows, columns = [[slice(a, b) for a, b in pairwise(cut)] for cut in cuts]
     return list(zip(rows, columns, strict=True))
 

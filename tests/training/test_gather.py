@@ -1,4 +1,4 @@
-"""Two processes give the losses and gradients of one that has the clips of both.
+"""Two processes that share a batch out among them have the losses and gradients of one.
 
 Everything is computed by one pair of processes, which writes it down; the tests read it.
 """
@@ -11,261 +11,203 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from stepping import OBJECTIVES, Beside, axes, batch, embeddings, gradients, small_model, word
+from stepping import OBJECTIVES, Beside, batch, embeddings, gradients, small_model
 from torch import nn
 
-from clapkit.data.batches import Batch
 from clapkit.errors import ClapkitError, RecipeError
 from clapkit.objectives.base import Embeddings
 from clapkit.objectives.contrast import InfoNCE
 from clapkit.objectives.margin import MaxMargin
 from clapkit.spec import spec
 from clapkit.towers.resnet import ResNetTower
-from clapkit.training.gather import Ranks, gathered
-from clapkit.training.step import How, part_of, take_step
+from clapkit.training.gradient_cache import ROWS
+from clapkit.training.parallel.gather import Ranks
+from clapkit.training.step import How, take_step
 
-# Clips and columns of each rank; the second text is drawn on both.
-CLIPS = (slice(0, 4), slice(4, 7))
-COLUMNS = ([0, 1, 2], [3, 1, 4])
-NAMES = ("bell", "dog", "rain", "siren", "wind")
-SHORTER = {"K": 2, "T": 5, "N": 6}  # of the second rank, where the first has 3, 6 and 7
-LOCAL = (InfoNCE(), InfoNCE(balance=0.3), InfoNCE(private=False))
-
-
-def whole() -> Embeddings:
-    """The batch of both, with every field; what a rank cannot have or know is written down as such."""
-    z = embeddings(7, 5)
-    target, include = z.soft_target_BU.clone(), z.include_BU.clone()
-    events, made = z.events_BUT.detach().clone(), {}
-    target[:] = 0
-    for b in range(7):
-        mine = COLUMNS[b >= 4]
-        target[b, mine[b % 3]] += 0.75
-        target[b, mine[0]] += 0.25
-        missing = [u for u in range(5) if u not in mine]
-        include[b, missing] = True
-        for t in range(6):
-            known = any(not events[b, u, t].isnan() for u in mine)
-            events[b, missing, t] = 0.0 if known else torch.nan
-    for name in ("private_BK", "frame_mask_BT", "hidden_BN"):
-        made[name] = getattr(z, name).clone()
-        made[name][4:, SHORTER[axes(name)[1]] :] = False
-    made["audio_private_UK"] = z.audio_private_UK.clone()
-    made["audio_private_UK"][3:, 2:] = False
-    events[4:, :, 5:] = torch.nan
-    return replace(z, soft_target_BU=target, include_BU=include, events_BUT=events, **made)
-
-
-def share_of(z: Embeddings, rank: int) -> Embeddings:
-    """What one rank has of it; the second rank's rows are shorter."""
-    made = {}
-    for f in fields(z):
-        value = getattr(z, f.name)
-        for axis, letter in enumerate(axes(f.name)):
-            if letter == "B":
-                value = value[CLIPS[rank]]
-            elif letter == "U":
-                value = value.index_select(axis, torch.tensor(COLUMNS[rank]))
-            elif rank and letter in SHORTER:
-                value = value.narrow(axis, 0, SHORTER[letter])
-        made[f.name] = value
-    return Embeddings(**made)
-
-
-def texts_of(rank: int) -> tuple[str, ...]:
-    return tuple(NAMES[u] for u in COLUMNS[rank])
+LOCAL = (InfoNCE(), InfoNCE(balance=0.3), InfoNCE(private=False))  # rows that each rank computes for itself
 
 
 def leaves(z: Embeddings) -> dict[str, nn.Parameter]:
+    """Of every field that may learn."""
     return {f.name: nn.Parameter(v.detach()) for f in fields(z) if (v := getattr(z, f.name)).requires_grad}
 
 
-def of_objective(objective, *, ranks: Ranks | None = None, rank: int = 0):
+def share_of(z: Embeddings, ranks: Ranks) -> dict[str, torch.Tensor]:
+    """What this rank has: its clips, its texts, and what is not split."""
+    made = {}
+    for f in fields(z):
+        value = getattr(z, f.name)
+        made[f.name] = value if ROWS[f.name] == "all" else value[ranks.share(len(value))]
+    return made
+
+
+def of_objective(objective, ranks: Ranks | None = None):
     """Losses, and gradients of all that has one; with `ranks` from this rank's share."""
-    z = whole()
-    made = leaves(z)
-    z = replace(z, **made)
+    z = embeddings(7, 5)
+    learnt = leaves(z)
+    z = replace(z, **learnt)
     if ranks is None:
-        losses = objective(z)
+        losses = dict(objective(z))
         sum(losses.values()).backward()
-        return {name: value.detach() for name, value in losses.items()}, {n: p.grad for n, p in made.items()}
-    losses = ranks.losses(objective, share_of(z, rank), texts_of(rank))
-    sum(losses.values()).backward()
-    ranks.average_gradients(made.values())
-    return ranks.averaged(losses), {n: p.grad for n, p in made.items()}
-
-
-def both() -> Batch:
-    """The joined batch of two ranks: each text describes clips of its own rank alone, but for the second."""
-    given = batch(7, 5)
-    target = given.soft_target_BU * 0
-    for b in range(7):
-        target[b, COLUMNS[b >= 4][b % 3]] = 1.0
-    return replace(given, soft_target_BU=target)
-
-
-def own(rank: int) -> Batch:
-    given = part_of(both(), CLIPS[rank], slice(None))
-    texts = tuple(given.texts[u] for u in COLUMNS[rank])
-    return replace(given, texts=texts, soft_target_BU=given.soft_target_BU[:, COLUMNS[rank]])
+    else:
+        losses = ranks.losses(objective, Embeddings(**ranks.joined(share_of(z, ranks))))
+        sum(losses.values()).backward()
+        ranks.average_gradients(learnt.values())
+        losses = ranks.averaged(losses)
+    return {name: value.detach() for name, value in losses.items()}, {name: p.grad for name, p in learnt.items()}
 
 
 STEPS = {
     "plain": {},
     "micro-batches": {"micro_batch": 2},
-    "local loss": {"ranks": Ranks(local_loss=True)},
-    "local loss of micro-batches": {"ranks": Ranks(local_loss=True), "micro_batch": 2},
+    "more pieces than texts": {"micro_batch": 1},
+    "dropped tokens": {"drop_tokens": 0.5, "seed": 4},
+    "norms of micro-batches": {"batch_norm": "microbatch"},
 }
 
 
-def of_step(given: Batch, **how):
+def of_step(objective=None, **how):
     model = small_model()
     model.beside = Beside()
-    losses = take_step(model, InfoNCE(), given, How(model.encode_texts, extras=(model.beside,), **how))
+    given = How(model.encode_texts, extras=(model.beside,), **how)
+    if given.drop_tokens:  # the extra encodes all tokens, whatever is dropped
+        given = replace(given, extras=())
+    losses = take_step(model, objective or InfoNCE(), batch(7, 5), given)
     return losses, gradients(model)
 
 
-def refusals(rank: int) -> dict[str, str]:
+def refusals(ranks: Ranks) -> dict[str, str]:
     """What is said on both ranks to what cannot be joined."""
-    z, found = share_of(whole(), rank), {}
-    lacking = replace(z, label_B=None) if rank else z
-    wider = replace(z, tag_BC=torch.cat([z.tag_BC] * 2, dim=1)) if rank else z
-    cases = {"lacking": (lacking, texts_of(rank)), "wider": (wider, texts_of(rank)), "equal": (z, ("a", "a", "b"))}
-    for name, case in cases.items():
+    made, found = share_of(embeddings(7, 5), ranks), {}
+    lacking = {name: v for name, v in made.items() if name != "label_B"} if ranks.rank else made
+    wider = {**made, "tag_BC": torch.cat([made["tag_BC"]] * 2, dim=1)} if ranks.rank else made
+    for name, case in {"lacking": lacking, "wider": wider}.items():
         with pytest.raises(ClapkitError) as caught:
-            gathered(*case)
+            ranks.joined(case)
         found[name] = str(caught.value)
-    with pytest.raises(RecipeError) as caught:
-        Ranks(local_loss=True).losses(MaxMargin(), z, texts_of(rank))
-    found["local"] = str(caught.value)
     model = small_model(audio=spec(ResNetTower, width=4, depths=(1, 1)))
     with pytest.raises(RecipeError) as caught:
-        take_step(model, InfoNCE(), own(rank), How(model.encode_texts, ranks=Ranks()))
+        take_step(model, InfoNCE(), batch(7, 5), How(model.encode_texts, ranks=ranks))
     found["norms"] = str(caught.value)
     return found
+
+
+def averages(ranks: Ranks) -> dict[str, object]:
+    parameter, unused = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))
+    parameter.grad = torch.tensor([2.0, 4.0]) if ranks.rank else None
+    ranks.average_gradients([parameter, unused])
+    norm, still = nn.BatchNorm1d(2), nn.BatchNorm1d(2).eval()
+    for module in (norm, still):
+        module.running_mean.fill_(1.0 + ranks.rank)
+    ranks.average_statistics(nn.ModuleList([norm, still]))
+    return {"grad": parameter.grad, "unused": unused.grad, "norm": norm.running_mean, "still": still.running_mean}
 
 
 def work(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/meeting", 2), rank=rank, world_size=2)
-    z = share_of(whole(), rank)
-    bare = replace(z, private_BK=None, audio_private_UK=None, frame_mask_BT=None, hidden_BN=None)
-    parameter = nn.Parameter(torch.zeros(2))
-    unused = nn.Parameter(torch.zeros(2))
-    parameter.grad = torch.tensor([2.0, 4.0]) if rank else None
-    Ranks().average_gradients([parameter, unused])
+    ranks = Ranks.here()
+    made = share_of(embeddings(7, 5), ranks)
+    few = {name: v for name, v in made.items() if not rank or ROWS[name] != "texts"}  # rank 1 has no text
     found = {
-        "joined": {f.name: getattr(gathered(z, texts_of(rank)), f.name).detach() for f in fields(z)},
-        "bare": gathered(Embeddings(**{f.name: _detached(getattr(bare, f.name)) for f in fields(z)}), texts_of(rank)),
-        "pairs": gathered(Embeddings(z.audio_BD.detach()[:3], z.text_UD.detach(), z.scale.detach()), texts_of(rank)),
-        "objectives": [of_objective(objective, ranks=Ranks(), rank=rank) for objective in OBJECTIVES],
-        "local": [of_objective(objective, ranks=Ranks(local_loss=True), rank=rank) for objective in LOCAL],
-        "steps": {name: of_step(own(rank), **{"ranks": Ranks(), **how}) for name, how in STEPS.items()},
-        "refusals": refusals(rank),
-        "average": (parameter.grad, unused.grad),
+        "joined": {name: value.detach() for name, value in ranks.joined(made).items()},
+        "few": {name: value.detach() for name, value in ranks.joined(few).items()},
+        "objectives": [of_objective(objective, ranks) for objective in OBJECTIVES],
+        "local": [of_objective(objective, ranks) for objective in LOCAL],
+        "steps": {name: of_step(ranks=ranks, **how) for name, how in STEPS.items()},
+        "margin": of_step(MaxMargin(), ranks=ranks),
+        "refusals": refusals(ranks),
+        "averages": averages(ranks),
     }
     torch.save(found, f"{folder}/rank{rank}.pt")
     dist.destroy_process_group()
 
 
-def _detached(value):
-    return None if value is None else value.detach()
-
-
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
+    """What both ranks wrote down."""
     folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(work, args=(folder.as_posix(),), nprocs=2)
+    mp.spawn(work, (str(folder),), nprocs=2)
     return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(2)]
 
 
-def assert_equal(found, expected):
-    assert found.keys() == expected.keys()
+def assert_equal(made: dict, expected: dict) -> None:
+    assert made.keys() == expected.keys()
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-6, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
+        if value is not None:
+            torch.testing.assert_close(made[name], value, rtol=1e-6, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def test_the_joined_batch_is_that_of_one_process(found):
-    z = whole()
+def test_clips_and_texts_of_both_stand_one_behind_the_other(found):
+    z = embeddings(7, 5)
+    whole = {f.name: getattr(z, f.name).detach() for f in fields(z)}
     for rank in range(2):
-        for f in fields(z):
-            value, expected = found[rank]["joined"][f.name], getattr(z, f.name).detach()
-            if rank_lacks := [letter for letter in axes(f.name) if letter in SHORTER]:
-                mask = {"K": z.private_BK, "T": z.frame_mask_BT, "N": z.hidden_BN}[rank_lacks[0]]
-                if f.name.startswith("audio_private"):
-                    mask = z.audio_private_UK
-                if f.name == "events_BUT":
-                    mask = z.frame_mask_BT[:, None].expand(expected.shape)
-                value, expected = value[mask], expected[mask]
-            torch.testing.assert_close(value, expected, rtol=0, atol=0, equal_nan=True, msg=f.name)
+        assert found[rank]["joined"].keys() == whole.keys()
+        for name, value in whole.items():
+            torch.testing.assert_close(found[rank]["joined"][name], value, rtol=0, atol=0, equal_nan=True)
 
 
-def test_what_was_filled_up_is_masked_where_there_was_no_mask(found):
+def test_a_rank_may_have_no_text(found):
+    z = embeddings(7, 5)
     for rank in range(2):
-        z = found[rank]["bare"]
-        assert z.private_BK.sum(1).tolist() == [3] * 4 + [2] * 3
-        assert z.audio_private_UK.sum(1).tolist() == [3] * 3 + [2] * 2
-        assert z.frame_mask_BT.sum(1).tolist() == [6] * 4 + [5] * 3
-        assert z.hidden_BN.sum(1).tolist() == [7] * 4 + [6] * 3
+        assert torch.equal(found[rank]["few"]["text_UD"], z.text_UD[:2].detach())
+        assert torch.equal(found[rank]["few"]["audio_BD"], z.audio_BD.detach())
 
 
-def test_pairs_without_a_target_keep_to_their_own_texts(found):
-    for rank in range(2):
-        columns = [COLUMNS[r][i] for r in range(2) for i in range(3)]
-        assert torch.equal(found[rank]["pairs"].soft_target_BU, torch.eye(5, dtype=torch.float64)[columns])
-
-
-@pytest.mark.parametrize("number", range(len(OBJECTIVES)), ids=[repr(o) for o in OBJECTIVES])
-def test_losses_and_gradients_are_those_of_one_process(found, number):
+@pytest.mark.parametrize("number", range(len(OBJECTIVES)), ids=[repr(o)[:60] for o in OBJECTIVES])
+def test_every_objective_has_the_losses_and_gradients_of_one_process(found, number):
     losses, expected = of_objective(OBJECTIVES[number])
     for rank in range(2):
         theirs, made = found[rank]["objectives"][number]
         assert_equal(theirs, losses)
-        # What no one reads has no gradient on one process, and zeros where it was exchanged.
-        for name, value in expected.items():
-            torch.testing.assert_close(
-                made[name], torch.zeros_like(made[name]) if value is None and made[name] is not None else value,
-                rtol=1e-6, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}",
-            )  # fmt: skip
-    assert any(v is not None and v.any() for n, v in expected.items() if word(n) in OBJECTIVES[number].needs)
+        assert_equal(made, expected)
 
 
 @pytest.mark.parametrize("number", range(len(LOCAL)), ids=[repr(o) for o in LOCAL])
 def test_each_rank_may_compute_its_own_rows_alone(found, number):
     losses, expected = of_objective(LOCAL[number])
     for rank in range(2):
-        theirs, made = found[rank]["local"][number]
-        assert_equal(theirs, losses)
-        for name, value in expected.items():
-            if value is not None:
-                torch.testing.assert_close(made[name], value, rtol=1e-6, atol=1e-9)
+        assert_equal(found[rank]["local"][number][0], losses)
+        assert_equal(found[rank]["local"][number][1], expected)
 
 
 @pytest.mark.parametrize("name", STEPS)
 def test_steps_leave_the_losses_and_gradients_of_one_process(found, name):
-    losses, expected = of_step(both())
+    losses, expected = of_step(**{k: v for k, v in STEPS[name].items() if k != "micro_batch"})
     for rank in range(2):
-        theirs, made = found[rank]["steps"][name]
-        assert_equal(theirs, losses)
-        for key, value in expected.items():
-            torch.testing.assert_close(made[key], value, rtol=1e-6, atol=1e-9, msg=lambda m, n=key: f"{n}: {m}")
+        assert_equal(found[rank]["steps"][name][0], losses)
+        assert_equal(found[rank]["steps"][name][1], expected)
 
 
-def test_gradients_of_one_rank_are_averaged_with_zeros_and_none_stays_none(found):
+def test_a_step_whose_rows_depend_on_each_other_computes_them_all(found):
+    losses, expected = of_step(MaxMargin())
     for rank in range(2):
-        assert found[rank]["average"][0].tolist() == [1.0, 2.0] and found[rank]["average"][1] is None
+        assert_equal(found[rank]["margin"][0], losses)
+        assert_equal(found[rank]["margin"][1], expected)
+
+
+def test_gradients_and_statistics_are_averaged_and_none_stays_none(found):
+    for rank in range(2):
+        made = found[rank]["averages"]
+        assert made["grad"].tolist() == [1.0, 2.0] and made["unused"] is None
+        assert made["norm"].tolist() == [1.5, 1.5], "of both"
+        assert made["still"].tolist() == [1.0 + rank] * 2, "a norm at rest keeps its own"
 
 
 def test_what_cannot_be_joined_is_refused_on_both_ranks(found):
     for rank in range(2):
         said = found[rank]["refusals"]
-        assert "label_B" in said["lacking"] and "ranks 0 and 1" in said["lacking"]
-        assert "tag_BC" in said["wider"] and "(4, 4)" in said["wider"] and "(3, 8)" in said["wider"]
-        assert "3 rows" in said["equal"] and "2 different" in said["equal"]
-        assert "MaxMargin" in said["local"]
+        assert "rank 0 has label_B and rank 1 has not" in said["lacking"]
+        assert "tag_BC" in said["wider"] and "(3, 4)" in said["wider"] and "(4, 8)" in said["wider"]
         assert "batch_norm='frozen'" in said["norms"]
 
 
 def test_without_a_process_group_there_is_nothing_to_join():
     with pytest.raises(ClapkitError, match="torchrun"):
-        gathered(whole(), NAMES)
+        Ranks.here()
+
+
+@pytest.mark.parametrize("total", [0, 1, 5, 8])
+def test_shares_are_everything_in_order_and_nearly_equal(total):
+    parts = [list(range(total))[Ranks(rank, 3).share(total)] for rank in range(3)]
+    assert [*parts[0], *parts[1], *parts[2]] == list(range(total)) and max(map(len, parts)) - min(map(len, parts)) <= 1

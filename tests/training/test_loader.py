@@ -130,21 +130,39 @@ def test_all_texts_are_those_of_the_clips(audio):
     assert all(len(c.prompts) == 2 for c in made.clips)
 
 
-def test_batches_made_ahead_come_in_order(audio):
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_batches_made_ahead_come_in_order_and_are_the_same_for_any_number_of_threads(audio, workers):
     made = loader(audio)
-    for step, batch in zip(range(2, 6), prefetched(made, 2, 6), strict=True):
+    for step, batch in zip(range(2, 9), prefetched(made, 2, 9, workers=workers), strict=True):
         assert_equal(batch, made.make(step))
-    assert list(prefetched(made, 3, 3)) == []
+    assert list(prefetched(made, 3, 3, workers=workers)) == []
+    assert threads() == []
+
+
+def test_batches_are_made_by_all_threads_and_no_further_ahead_than_said(audio):
+    started, here = [], threading.Barrier(2)
+
+    class Waiting(Shuffled):
+        def rows(self, count, batch_size, step, seed):
+            if threading.current_thread() is not threading.main_thread():
+                started.append(step)
+                here.wait(timeout=30)  # two batches are made at the same time, or this breaks
+            return super().rows(count, batch_size, step, seed)
+
+    made = Loader(audio, views=(), size=BatchSize(8, 0.5), texts=TextChoice(), sampler=Waiting(), seed=0)
+    batches = prefetched(made, 0, 4, workers=2)
+    assert next(batches).step == 0
+    assert [batch.step for batch in batches] == [1, 2, 3] and sorted(started) == [0, 1, 2, 3]
 
 
 def threads() -> list[str]:
-    return [t.name for t in threading.enumerate() if t.name == "clapkit-loader"]
+    return [t.name for t in threading.enumerate() if t.name.startswith("clapkit-loader")]
 
 
 def test_leaving_early_ends_the_thread(audio):
     batches = prefetched(loader(audio), 0, 1000)
     next(batches)
-    assert threads() == ["clapkit-loader"]
+    assert len(threads()) == 1
     batches.close()
     assert threads() == []
 

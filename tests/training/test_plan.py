@@ -133,7 +133,8 @@ def test_the_hardware_that_it_wants():
     # 1.2 x 300 GiB of activations in cards of 72 GiB, of which the weights take 1.2 x 10.
     many = wanting(weights=10 * gib, activations=300 * gib).hardware
     assert many.startswith("6 accelerators with 80 GiB")
-    assert "shared out" in wanting(optimizer=200 * gib).hardware
+    assert "torchrun --nproc-per-node 6 " in many
+    assert "train.parallel=fsdp" in wanting(optimizer=200 * gib).hardware
     assert "unknown" in dict(wanting().rows())["memory in all"]
 
 

@@ -42,7 +42,8 @@ sounds = np.load(folder / "sounds.npy")
 clips = [Clip(name, sound, label=label, captions=tuple(captions))
          for (name, label, captions), sound in zip(given["clips"], sounds)]
 print("ready", flush=True)
-train(Recipe.from_json(given["recipe"]), clips, out=folder / "run", resume=True, device="cpu")
+workers = int(sys.argv[3])
+train(Recipe.from_json(given["recipe"]), clips, out=folder / "run", resume=True, device="cpu", workers=workers)
 """
 
 
@@ -50,17 +51,22 @@ def weights(run_folder) -> bytes:
     return (run_folder / "model" / "model.safetensors").read_bytes()
 
 
-def killed_after(folder, seconds: float) -> int:
-    """Steps in the log when the run was killed, `seconds` after its imports."""
-    command = [sys.executable, "-c", RUNNER, str(folder), str(torch.get_num_threads())]
+def killed_at(folder, steps: int, *, workers: int) -> int:
+    """Steps in the log when the run was killed, as soon as it had `steps` of them."""
+    command = [sys.executable, "-c", RUNNER, str(folder), str(torch.get_num_threads()), str(workers)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert process.stdout.readline().strip() == b"ready"
-    time.sleep(seconds)
+    log = folder / "run" / "log.jsonl"
+    while process.poll() is None and logged(log) < steps:
+        time.sleep(0.005)
     process.kill()  # SIGKILL: nothing of it is told to the process
     process.wait()
     process.stdout.close()
-    log = folder / "run" / "log.jsonl"
-    return len(log.read_text(encoding="utf-8").splitlines()) if log.exists() else 0
+    return logged(log)
+
+
+def logged(log) -> int:
+    return len(log.read_bytes().splitlines()) if log.exists() else 0
 
 
 def contrast(recipe):
@@ -75,8 +81,9 @@ def prediction(recipe):
 
 @pytest.mark.parametrize("change", [contrast, prediction])
 def test_killed_at_random_moments_and_resumed_ends_bit_for_bit_equal(tiny_recipe, toy_clips, tmp_path, change):
+    """In the middle of epochs, which have three steps; with another number of workers each time."""
     recipe = change(tiny_recipe)
-    for path, value in {"train.steps": 120, "train.checkpoint_s": 0.02, "train.log_every": 1}.items():
+    for path, value in {"train.steps": 150, "train.checkpoint_s": 0.02, "train.log_every": 1}.items():
         recipe = recipe.with_set(path, value)
     whole = train(recipe, toy_clips, out=tmp_path / "whole", device="cpu")
     about = [(c.id, c.label, c.captions) for c in toy_clips]
@@ -84,14 +91,16 @@ def test_killed_at_random_moments_and_resumed_ends_bit_for_bit_equal(tiny_recipe
     (tmp_path / "given.json").write_text(json.dumps(given), encoding="utf-8")
     np.save(tmp_path / "sounds.npy", np.stack([c.audio for c in toy_clips]))
     run = tmp_path / "run"
-    reached = [killed_after(tmp_path, random.uniform(0.3, 0.6) * whole.seconds) for _ in range(2)]
-    resumed = train(recipe, toy_clips, out=run, resume=True, device="cpu")
+    moments = {3: random.randint(20, 50), 0: random.randint(70, 100)}
+    reached = [killed_at(tmp_path, steps, workers=workers) for workers, steps in moments.items()]
+    resumed = train(recipe, toy_clips, out=run, resume=True, device="cpu", workers=2)
+    assert 20 <= reached[0] < reached[-1] < 150, "killed in the middle"
     assert weights(run) == weights(whole.path), f"killed when {reached} steps were logged"
     assert resumed.space_id == whole.space_id
     timed = ("clips_per_s", "wait_share")
     told = [[{k: v for k, v in r.items() if k not in timed} for r in log] for log in (resumed.log(), whole.log())]
     assert told[0] == told[1] and len(told[0][0]) > 4
-    assert [r["step"] for r in resumed.log()] == list(range(120))
+    assert [r["step"] for r in resumed.log()] == list(range(150))
     assert not list((run / "checkpoints").glob(".*")), "nothing half is left"
 
 
