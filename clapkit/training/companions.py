@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
@@ -13,10 +13,11 @@ from torch.nn import functional
 from clapkit.audio.features import Features
 from clapkit.data.batches import Batch
 from clapkit.errors import RecipeError, SpecError, nearest_name
-from clapkit.heads.projection import Linear
+from clapkit.heads.predicted import PredictedHead, Predictor
 from clapkit.model import DualEncoder
 from clapkit.objectives.base import Embeddings, Objective, Reduces
 from clapkit.recipe import Recipe
+from clapkit.spec import Spec, derive
 from clapkit.training.ema import Average, copied
 from clapkit.training.optim import autocast
 from clapkit.training.parallel.sharding import shard
@@ -48,9 +49,13 @@ class Teacher:
 class Predictors:
     """Two small networks, one for sound and one for texts, that guess the teacher's vector from the model's own (BYOL,
     Grill et al. 2020; card 077). They learn with the model.
+
+    result   the run ends with their predictions: each becomes the last part of its head (`heads.predicted`). Before
+             the predictors the two sides need not lie together. False: they are left behind
     """
 
     hidden_width: int = 2048
+    result: bool = field(default=True, metadata={"omit_default": True})
 
     adds: ClassVar[tuple[str, ...]] = _PREDICTIONS
 
@@ -63,24 +68,6 @@ class Predictors:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return nn.ModuleDict({name: Predictor(width, hidden=self.hidden_width) for name in _PREDICTIONS})
-
-
-class Predictor(nn.Module):
-    """x + network(x), the network being linear, layer norm, ReLU, linear; its last layer begins at 0.
-
-    So a predictor begins as no change: what it is asked for, the model is asked for first. One that begins anywhere
-    else learns by itself to turn sound into text, and the two sides of the model have less reason to meet. Layer norm
-    in place of BYOL's batch norm: what becomes of a clip does not depend on the rest of its batch.
-    """
-
-    def __init__(self, width: int, *, hidden: int) -> None:
-        super().__init__()
-        last = Linear(hidden, width)
-        nn.init.zeros_(last.linear.weight)
-        self.network = nn.Sequential(Linear(width, hidden), nn.LayerNorm(hidden), nn.ReLU(), last)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.network(x)
 
 
 @dataclass(frozen=True)
@@ -131,6 +118,7 @@ class Companions:
         self.average: Average | None = None
         self.predictors: nn.ModuleDict | None = None
         self._teaching: dict[str, Any] | None = None
+        self._kept = next((part for part in recipe.beside if isinstance(part, Predictors) and part.result), None)
         if settings.ema is not None:
             self.average = Average(model, decay=settings.ema, warmup=settings.ema_warmup)
         for part in recipe.beside:
@@ -169,6 +157,23 @@ class Companions:
         if self.average is not None and self._average_is_result:
             self.average.give_to(model)
 
+    def finish_heads(self, model: DualEncoder, model_spec: Spec) -> Spec:
+        """Put the predictors behind the heads of the finished model, if they belong to it; the Spec of what it is then.
+
+        `model_spec` describes the model as it is.
+        """
+        if self._kept is None or self.predictors is None:
+            return model_spec
+        described: dict[str, Spec] = {}
+        for name, network in self.predictors.items():
+            which = f"{name.removesuffix('_prediction')}_head"
+            head = getattr(model, which)
+            inner = head.spec() if hasattr(head, "spec") else model_spec.arguments[which]
+            whole = PredictedHead.around(head, network, head_spec=inner, hidden_width=self._kept.hidden_width)
+            setattr(model, which, whole.eval())
+            described[which] = whole.spec()
+        return derive(model_spec, **described)
+
     def state(self) -> dict[str, torch.Tensor]:
         """The live tensors that a checkpoint has to hold, by name."""
         found = {f"average.{k}": v for k, v in self.average.state().items()} if self.average else {}
@@ -189,6 +194,11 @@ def check(recipe: Recipe) -> None:
             raise RecipeError(f"beside a model stand Teacher and Predictors, not {part!r}")
         if kinds.count(type(part)) > 1:
             raise RecipeError(f"a recipe has at most one {type(part).__name__}, this one has {kinds.count(type(part))}")
+        if isinstance(part, Predictors) and part.result and recipe.tune is not None and recipe.tune.blend < 1:
+            raise RecipeError(
+                f"{part!r} becomes part of the heads, and tune.blend={recipe.tune.blend} mixes them with heads that "
+                "have none: set tune.blend=1, or result=False"
+            )
         if isinstance(part, Teacher) and part.source == "ema" and recipe.train.ema is None:
             raise RecipeError(
                 f"{part!r} is the moving average of the weights: say how slow it is, e.g. train.ema=0.995"

@@ -223,7 +223,8 @@ def _train(
         model.audio_head.add(_in_parts(encode_texts, loader.all_texts()))
     space = ""
     if processes.is_first:
-        space = save(model, begun.spec, out / "model", tokenizer=begun.tokenizer, **begun.origin)
+        model_spec = companions.finish_heads(model, begun.spec)
+    space = save(model, model_spec, out / "model", tokenizer=begun.tokenizer, **begun.origin)
     space = processes.of_first(space)  # nobody is done before the model is there
     return Run(out, total, time.monotonic() - started, space)
 
