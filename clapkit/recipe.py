@@ -20,6 +20,8 @@ from clapkit.train_settings import Stage, TrainSettings, TuneSettings
 _GIVEN = ("audio", "text")
 # What the data or the model may have: known when the run begins, and refused by the step where they have not.
 _FOUND_OUT = ("soft_target", "label", "tag", "audio_other", "frames", "frame_mask", "events", "private", "text_private")
+_FOUND_OUT += ("text_other",)
+_OF_FRAMEWISE = ("text_prior", "text_scale")  # of a model with such a head
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,8 @@ class Recipe:
 
     def _check_needs(self, objective: Any) -> None:
         added = {name for part in (*self.views, *self.beside) for name in part.adds}
-        missing = [need for need in objective.needs if need not in {*_GIVEN, *_FOUND_OUT, *added}]
+        head = _OF_FRAMEWISE if self.model is None or self.model.arguments.get("framewise") is not None else ()
+        missing = [need for need in objective.needs if need not in {*_GIVEN, *_FOUND_OUT, *head, *added}]
         if missing:
             raise RecipeError(
                 f"{type(objective).__name__} needs {missing} but no view adds it, nor what stands beside the model; "

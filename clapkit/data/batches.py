@@ -34,6 +34,40 @@ class BatchSize:
 
 
 @dataclass(frozen=True)
+class WrongSounds:
+    """M sounds that are false for one text of the batch each, in the order of the texts.
+
+    samples_MN, lengths_M   as those of the clips
+    text_M, kind_M          for which text, and which kind of falsehood, of `kinds`
+    mel_params              for each mel view what was drawn for the clip that the text speaks of
+    """
+
+    samples_MN: np.ndarray
+    lengths_M: np.ndarray
+    text_M: np.ndarray
+    kind_M: np.ndarray
+    kinds: int
+    mel_params: tuple[tuple[Mapping[str, Any], ...], ...] = ()
+
+    def rows(self, columns: slice) -> slice:
+        """Where those of some consecutive texts stand."""
+        ends = np.searchsorted(self.text_M, [columns.start or 0, np.inf if columns.stop is None else columns.stop])
+        return slice(int(ends[0]), int(ends[1]))
+
+    def of(self, columns: slice) -> WrongSounds:
+        """Those of some consecutive texts, which count from 0 then."""
+        rows = self.rows(columns)
+        return WrongSounds(
+            self.samples_MN[rows],
+            self.lengths_M[rows],
+            self.text_M[rows] - (columns.start or 0),
+            self.kind_M[rows],
+            self.kinds,
+            tuple(params[rows] for params in self.mel_params),
+        )
+
+
+@dataclass(frozen=True)
 class Batch:
     """B clips and U distinct texts.
 
@@ -46,6 +80,10 @@ class Batch:
     tag_BC                  0 or 1 for each name (float32, `Classes.tag_BC`); None: the data has none, or over MOST_TAGS
     other_BN, other_lengths_B, other_mel_params   a second draw of the same clips by the same views; None: nobody asked
     events                  (text, onset_s, offset_s) of what happens in each clip, from the first sample on
+    other_texts             for each text another that is true of the same clips, itself if there is none; (): nobody
+                            asked
+    value_BV                quantities of each clip, NaN where it has none (float32); None: no clip of the data has any
+    wrong_sounds            sounds that are false for a text; None: no view makes any
     """
 
     step: int
@@ -63,6 +101,9 @@ class Batch:
     other_lengths_B: np.ndarray | None = None
     other_mel_params: tuple[tuple[Mapping[str, Any], ...], ...] = ()
     events: tuple[tuple[tuple[str, float, float], ...], ...] = ()
+    other_texts: tuple[str, ...] = ()
+    value_BV: np.ndarray | None = None
+    wrong_sounds: WrongSounds | None = None
 
 
 class Classes:
@@ -101,6 +142,21 @@ class Classes:
 
 def _names(clip: Clip) -> tuple[str, ...]:
     return (*clip.tags, clip.label) if clip.label else clip.tags
+
+
+def values_BV(clips: Sequence[Clip], parts: Sequence[Mapping[str, Clip]], *, count: int) -> np.ndarray:
+    """`count` quantities of each clip, float32 [B, V]; NaN for a clip that has none, or another number of them.
+
+    A mixture (`sources`) has those of what it was mixed from, averaged in their shares: `parts[b][name]` are the
+    sources of clip b but itself.
+    """
+    found = np.full((len(clips), count), np.nan, np.float32)
+    for b, clip in enumerate(clips):
+        shares = clip.sources or ((clip.id, 1.0),)
+        sources = [clip if name == clip.id else parts[b][name] for name, _ in shares]
+        if count and all(len(source.values) == count for source in sources):
+            found[b] = np.average([source.values for source in sources], axis=0, weights=[w for _, w in shares])
+    return found
 
 
 def check_lengths(views: Iterable[Any], size: BatchSize) -> None:

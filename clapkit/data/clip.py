@@ -32,6 +32,8 @@ class Clip:
     prompts     sentences made from the label or the tags
     wrong       captions that are false for this clip (events swapped, an attribute turned round, negated): a batch
                 holds them against this clip alone, for other clips of the batch they may be true
+    wrong_sounds  samples at `rate_hz` that are false for the captions (events in reverse, ...), one a kind of falsehood
+    values      quantities of this clip that an objective orders clips by (`views.measured.Values`)
     sources     what the clip was mixed from: ((clip id, weight), ...), weights summing to 1; empty: itself
     meta        every other column of the manifest, unread but not lost
     provenance  which of several manifests it comes from, and what was done to it, in order
@@ -52,6 +54,8 @@ class Clip:
     provenance: tuple[str, ...] = ()
     wrong: tuple[str, ...] = ()
     rate_hz: int | None = None
+    wrong_sounds: tuple[np.ndarray, ...] = ()
+    values: tuple[float, ...] = ()
 
     def with_(self, **changes: Any) -> Clip:
         """A copy with some fields replaced."""

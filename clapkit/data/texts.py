@@ -41,11 +41,15 @@ class TextBank:
     def __init__(self, clips: Sequence[Clip]) -> None:
         by_label: dict[str, tuple[str, ...]] = {}
         loose: dict[str, None] = {}
+        self._beside: dict[str, tuple[str, ...]] = {}
         for clip in clips:
             if clip.label and clip.prompts:
-                by_label.setdefault(clip.label, clip.prompts)
+                group = by_label.setdefault(clip.label, clip.prompts)
             else:
-                loose.update(dict.fromkeys(clip.captions or clip.prompts))
+                group = clip.captions or clip.prompts
+                loose.update(dict.fromkeys(group))
+            for text in group:
+                self._beside.setdefault(text, group)
         self._groups = tuple(by_label.values()) + tuple((text,) for text in loose)
 
     def draw(self, rng: np.random.Generator, count: int) -> list[str]:
@@ -54,6 +58,10 @@ class TextBank:
         chosen = rng.choice(len(self._groups), count, replace=False) if count else ()
         return [self._groups[i][int(rng.integers(len(self._groups[i])))] for i in chosen]
 
+    def beside(self, text: str) -> tuple[str, ...]:
+        """Texts that say the same as one that was drawn, itself among them: of its label, or of one clip."""
+        return self._beside.get(text, ())
+
 
 def draw_text(rng: np.random.Generator, clip: Clip, choice: TextChoice) -> str | None:
     """One text of the clip; None if nothing is said about it."""
@@ -61,6 +69,26 @@ def draw_text(rng: np.random.Generator, clip: Clip, choice: TextChoice) -> str |
     if clip.prompts and (not texts or rng.random() >= choice.caption_share):
         texts = clip.prompts
     return texts[int(rng.integers(len(texts)))] if texts else None
+
+
+def other_texts(
+    rng: np.random.Generator, columns: Sequence[str], clips: Iterable[Clip], bank: TextBank
+) -> tuple[str, ...]:
+    """For each column another text that is true of every clip of the batch which the column describes, drawn.
+
+    `clips` are those of the batch and what they were mixed from. A column that describes none of them goes by the bank.
+    A column without another text stays itself.
+    """
+    said: dict[str, dict[str, None]] = {}
+    for clip in clips:
+        own = dict.fromkeys((*clip.captions, *clip.prompts))
+        for text in own:
+            said[text] = {t: None for t in said[text] if t in own} if text in said else own
+    found = []
+    for text in columns:
+        others = [t for t in (said[text] if text in said else bank.beside(text)) if t != text]
+        found.append(others[int(rng.integers(len(others)))] if others else text)
+    return tuple(found)
 
 
 def event_names(clips: Iterable[Clip]) -> tuple[str, ...]:

@@ -49,6 +49,7 @@ class Embeddings:
     frames_BTD           vectors of frames;  frame_mask_BT: False for padding
     events_BUT           1 where text u is heard in frame t, 0 where it is not, NaN where nobody knows
     text_prior_U         logit of how often text u is heard at all
+    text_scale_U         factor of text u's cosines with frames, above 0
     rebuilt_BNP          what a decoder made of N hidden patches;  hidden_BNP: what they are (neither has unit norm);
                          hidden_BN: False for patches that were visible or padding
     """
@@ -78,6 +79,7 @@ class Embeddings:
     frame_mask_BT: torch.Tensor | None = field(default=None, metadata=_CLIPS)
     events_BUT: torch.Tensor | None = field(default=None, metadata=_CLIPS)
     text_prior_U: torch.Tensor | None = field(default=None, metadata=_TEXTS)
+    text_scale_U: torch.Tensor | None = field(default=None, metadata=_TEXTS)
     rebuilt_BNP: torch.Tensor | None = field(default=None, metadata=_CLIPS)
     hidden_BNP: torch.Tensor | None = field(default=None, metadata=_CLIPS)
     hidden_BN: torch.Tensor | None = field(default=None, metadata=_CLIPS)

@@ -294,13 +294,14 @@ class KappaNCE:
 
 @dataclass(frozen=True)
 class TransformNCE:
-    """Each side against the other side's further transform (card 000, the "MLP loss" of LAION's trainer).
+    """Each side against another form of the other side.
 
         loss = ( InfoNCE(audio, text_other) + InfoNCE(audio_other, text) ) / 2
 
-    `audio_other` and `text_other` are the shared-space vectors after one more small network each, brought to unit norm.
-    LAION gives the second term a temperature of its own; here both have the one of the model. Wrong texts live in the
-    space before the transform and are not read; include_BU is.
+    `audio_other` and `text_other` are unit vectors. With the companion `Transforms`: those of the batch after one more
+    small network each (card 000, the "MLP loss" of LAION's trainer, where the second term has a temperature of its own;
+    here both have the one of the model). Without: a second draw of each clip, and another true text of the same clips
+    (several views of a pair, cards 010 and 024). Wrong texts are not read; include_BU is.
 
     Limit. Transforms that change nothing: InfoNCE.
     """

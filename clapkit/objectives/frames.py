@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, get_args
 
 import torch
@@ -14,6 +14,7 @@ from clapkit.objectives.base import Embeddings, Reduces
 from clapkit.objectives.contrast import Scores, both_ways, check_share, softmax_cost, wide
 
 Offset = Literal["text_prior", "bias"]
+Steepness = Literal["scale", "text_scale"]
 
 
 @dataclass(frozen=True)
@@ -22,45 +23,53 @@ class FrameSigmoid:
 
     With e in {0, 1} the truth and x_bt, y_u a frame and a text, over all (b, u, t) whose truth is known:
 
-        h_but = scale * x_bt . y_u + offset_u
+        h_but = steepness_u * x_bt . y_u + offset_u
         loss  = mean of  -[ e log sigmoid(h) + (1 - e) log sigmoid(-h) ]
 
     offset       "text_prior": the log-odds of each text (text_prior_U), held still here: PriorBCE teaches it, so that
                  scale and vectors have to learn the rest.  "bias": the one learned bias of the model
+    steepness    "scale": the one of the model, also that of other objectives.  "text_scale": of each text its own
+                 (text_scale_U), as published; both numbers of a text come from a `heads.framewise.FramewiseHead`
     chunk_texts  so many texts at a time: their logits are made again for the gradient and never stand in memory
                  together. The result does not depend on it
 
     NaN in events_BUT, False in frame_mask_BT: not known, no part of the mean. FLAM weighs it by 200 beside InfoNCE.
     Relations. One frame a clip, events = the target, "bias": the pairwise sigmoid loss (card 034) over U, averaged.
+    All texts of one steepness, the scale: the same with "scale".
     Limits. Scale 0 and offset 0: log 2. Scale 0 and offset the true log-odds of each text: the entropy of its truth.
     Nothing known: 0, with a gradient of 0.
     """
 
     offset: Offset = "text_prior"
     chunk_texts: int = 64
+    steepness: Steepness = field(default="scale", metadata={"omit_default": True})
 
     reduces: ClassVar[Reduces] = "rows"  # the number of known frames is that of the whole batch
 
     def __post_init__(self) -> None:
         if self.offset not in get_args(Offset):
             raise SpecError(f"offset={self.offset!r}: {nearest_name(self.offset, get_args(Offset))}")
+        if self.steepness not in get_args(Steepness):
+            raise SpecError(f"steepness={self.steepness!r}: {nearest_name(self.steepness, get_args(Steepness))}")
         _at_least_one_text(self.chunk_texts)
 
     @property
     def needs(self) -> tuple[str, ...]:
         prior = ("text_prior",) if self.offset == "text_prior" else ()
-        return ("text", "frames", "events", *prior)
+        steepness = ("text_scale",) if self.steepness == "text_scale" else ()
+        return ("text", "frames", "events", *prior, *steepness)
 
     def __call__(self, z: Embeddings) -> dict[str, torch.Tensor]:
         frames_BTD, text_UD, mask_BT, events_BUT = wide(z["frames_BTD"]), wide(z.text_UD), _frame_mask(z), _events(z)
         if self.offset == "text_prior":
-            offset_U = _prior(z).detach()
+            offset_U = _one_a_text(z, "text_prior_U").detach()
         else:
             offset_U = z["bias"].expand(len(text_UD))
+        scale_U = z.scale.expand(len(text_UD)) if self.steepness == "scale" else _one_a_text(z, "text_scale_U")
         total, known = frames_BTD.new_zeros(()), torch.zeros((), dtype=torch.int64, device=frames_BTD.device)
         for at in range(0, len(text_UD), self.chunk_texts):
             part = slice(at, at + self.chunk_texts)
-            given = (frames_BTD, text_UD[part], z.scale, offset_U[part], events_BUT[:, part], mask_BT)
+            given = (frames_BTD, text_UD[part], scale_U[part], offset_U[part], events_BUT[:, part], mask_BT)
             # Kept for the gradient: these six. Not kept: anything of size B x U x T.
             total = total + checkpoint(_sum_of_questions, *given, use_reentrant=False, preserve_rng_state=False)
             known = known + _known(events_BUT[:, part], mask_BT).sum()
@@ -82,7 +91,7 @@ class PriorBCE:
     reduces: ClassVar[Reduces] = "rows"
 
     def __call__(self, z: Embeddings) -> dict[str, torch.Tensor]:
-        events_BUT, prior_U = _events(z), _prior(z)
+        events_BUT, prior_U = _events(z), _one_a_text(z, "text_prior_U")
         known_BUT = _known(events_BUT, _frame_mask(z))
         count_U = known_BUT.sum(dim=(0, 2))
         heard_U = events_BUT.masked_fill(~known_BUT, 0.0).sum(dim=(0, 2)) / count_U.clamp(min=1)
@@ -171,12 +180,12 @@ def _attended(
 def _sum_of_questions(
     frames_BTD: torch.Tensor,
     text_CD: torch.Tensor,
-    scale: torch.Tensor,
+    scale_C: torch.Tensor,
     offset_C: torch.Tensor,
     events_BCT: torch.Tensor,
     mask_BT: torch.Tensor,
 ) -> torch.Tensor:
-    logits_BCT = scale * (text_CD @ frames_BTD.mT) + offset_C[:, None]
+    logits_BCT = scale_C[:, None] * (text_CD @ frames_BTD.mT) + offset_C[:, None]
     known_BCT = _known(events_BCT, mask_BT)
     truth_BCT = events_BCT.masked_fill(~known_BCT, 0.0).to(logits_BCT.dtype)
     cost_BCT = F.binary_cross_entropy_with_logits(logits_BCT, truth_BCT, reduction="none")
@@ -207,11 +216,11 @@ def _frame_mask(z: Embeddings) -> torch.Tensor:
     return z.frame_mask_BT.bool()
 
 
-def _prior(z: Embeddings) -> torch.Tensor:
-    prior_U = z["text_prior_U"]
-    if tuple(prior_U.shape) != (len(z.text_UD),):
-        raise ClapkitError(f"text_prior_U has shape {tuple(prior_U.shape)}, expected ({len(z.text_UD)},): one a text")
-    return prior_U
+def _one_a_text(z: Embeddings, name: str) -> torch.Tensor:
+    value_U = z[name]
+    if tuple(value_U.shape) != (len(z.text_UD),):
+        raise ClapkitError(f"{name} has shape {tuple(value_U.shape)}, expected ({len(z.text_UD)},): one a text")
+    return value_U
 
 
 def _at_least_one_text(chunk_texts: int) -> None:

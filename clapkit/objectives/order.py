@@ -72,6 +72,8 @@ class TemporalNCE:
     def _weighed(self, z: Embeddings, side: Side, name: str) -> torch.Tensor:
         kinds = z[name].shape[1]
         logits = private_logits(z, side)
+        if not kinds:  # nobody in the batch has any
+            return z[name].new_zeros(z[name].shape[:2])
         if kinds != len(self.weights) or logits is None:
             raise ClapkitError(f"{name} holds {kinds} kinds of wrong {side}, and there are weights for {self.weights}")
         return logits + logits.new_tensor(self.weights).log()

@@ -147,3 +147,34 @@ class BarlowTwins:
 def _standardised(x_BD: torch.Tensor) -> torch.Tensor:
     centred_BD = x_BD - x_BD.mean(0)
     return centred_BD * (centred_BD.square().mean(0) + 1e-5).rsqrt()
+
+
+@dataclass(frozen=True)
+class Sparsity:
+    """GLAP's regulariser of embeddings, for each side: their mean absolute number over their length (card 034).
+
+        audio = mean_bd |a_bd| / sqrt( sum_bd a_bd^2 )        texts alike, a text of two clips counting twice
+
+    over the whole batch; GLAP adds both to its sigmoid loss with weight 1: `weighted((PairwiseSigmoid(), 1.0),
+    (Sparsity(), 1.0))`. It draws unit vectors towards few numbers that differ from 0. Texts that describe no clip of
+    the batch are not read.
+
+    Limits, of unit vectors in D dimensions, B a batch: one number in each vector, 1 / (D sqrt(B)), the least; all
+    numbers of equal size, 1 / sqrt(D B), the most.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("audio", "text")
+    reduces: ClassVar[Reduces] = "rows"  # the root is of the whole batch
+
+    def __call__(self, z: Embeddings) -> dict[str, torch.Tensor]:
+        mass_U = wide(z.target_BU()).sum(0)
+        audio_BD = wide(z.audio_BD)
+        return {
+            "audio_sparsity": _mean_over_length(audio_BD, audio_BD.new_ones(len(audio_BD))),
+            "text_sparsity": _mean_over_length(wide(z.text_UD), mass_U),
+        }
+
+
+def _mean_over_length(vectors_RD: torch.Tensor, mass_R: torch.Tensor) -> torch.Tensor:
+    size = (mass_R @ vectors_RD.abs()).sum() / (mass_R.sum() * vectors_RD.shape[1])
+    return size / (mass_R @ vectors_RD.square()).sum().sqrt()

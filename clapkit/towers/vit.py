@@ -73,7 +73,7 @@ class PatchTransformer(nn.Module):
 
     def forward(self, features: Features, keep: Tensor | None = None) -> TowerOutput:
         check_mel(features, bins=self.bins, tower="PatchTransformer")
-        patches_BLP, steps_BT = self._patches(features)
+        patches_BLP, steps_BT = self.patches(features)
         position_LD = self._positions(steps_BT.shape[1], like=patches_BLP)
         real_BL = steps_BT.repeat_interleave(self.bands, dim=1)
         if keep is None:
@@ -92,7 +92,7 @@ class PatchTransformer(nn.Module):
         frames_BTD = frames_BTD.masked_fill(~mask_BT[..., None], 0.0)
         return TowerOutput(frames_BTD, mask_BT, masked_mean(frames_BTD, mask_BT))
 
-    def _patches(self, features: Features) -> tuple[Tensor, Tensor]:
+    def patches(self, features: Features) -> tuple[Tensor, Tensor]:
         """Levelled patches [B, L, frames * bins of one] and the steps [B, T'] that hold at least one real frame."""
         length, height = self.patch
         levelled_BTF = (features.values - self.mean_db) / self.std_db

@@ -162,7 +162,7 @@ def plan(
     """
     assert clips, "a manifest without clips is refused when it is read"
     check_companions(recipe)
-    check_fed(recipe, clips)
+    check_fed(recipe, described(clips, recipe.views, recipe.train.seed))
     where = torch.device(device)
     begun = begin(recipe, start, torch.device("cpu"))
     model = begun.model
@@ -350,7 +350,9 @@ def _tokens(recipe: Recipe, model: DualEncoder, features: Features) -> int | Non
 
 def _uncounted(recipe: Recipe) -> tuple[str, ...]:
     beside = tuple(type(part).__name__ for part in recipe.beside)
-    return (*beside, "a second draw of each clip") if "audio_other" in recipe.objective.needs else beside
+    made = {name for part in recipe.beside for name in part.adds}
+    more = {"audio_other": "a second draw of each clip", "audio_private": "sounds that are wrong for a text"}
+    return (*beside, *(what for need, what in more.items() if need in recipe.objective.needs and need not in made))
 
 
 def _count(number: float) -> str:

@@ -112,6 +112,45 @@ class MeasuredPhrases:
         return with_wrong(with_texts(clip, "captions", params["captions"]), params["wrong"])
 
 
+@dataclass(frozen=True)
+class Values:
+    """Meta columns as the quantities by which an objective orders clips (`RankNContrast`; card 060).
+
+    columns  the columns; together they are the axes of one space in which clips lie near each other or far apart
+    units    a number for each column by which it is divided, so that axes of different kind weigh alike (their usual
+             spread); empty: all are 1
+
+    A clip that lacks one of them, or has a blank or infinite one, has no values. DataError for one that is no number.
+    A mixture in shares has the mean of its sources; views that put clips together otherwise leave them without.
+    Views that change what was measured (`Speed`, `Gain`) make the values false.
+    """
+
+    columns: tuple[str, ...]
+    units: tuple[float, ...] = ()
+
+    adds: ClassVar[tuple[str, ...]] = ("value",)
+    domain: ClassVar[Domain] = "text"
+
+    def __post_init__(self) -> None:
+        for name in ("columns", "units"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if not self.columns:
+            raise SpecError("columns is empty: name at least one column that holds numbers")
+        if self.units and len(self.units) != len(self.columns):
+            raise SpecError(f"{len(self.columns)} columns and {len(self.units)} units: give one to each, or none")
+        if not all(0.0 < unit < np.inf for unit in self.units):
+            raise SpecError(f"units are numbers above 0, not {self.units}")
+
+    def draw(self, rng: np.random.Generator, clip: Clip, pool: Sequence[Clip]) -> Params:
+        found = [_value(clip, column) for column in self.columns]
+        units = self.units or (1.0,) * len(self.columns)
+        return {"values": [v / u for v, u in zip(found, units, strict=True) if v is not None]}
+
+    def apply(self, clip: Clip, params: Params, pool: Mapping[str, Clip]) -> Clip:
+        whole = len(params["values"]) == len(self.columns)
+        return clip.with_(values=tuple(params["values"]) if whole else ())
+
+
 def _value(clip: Clip, column: str) -> float | None:
     """A meta value as a number; None where it is absent, blank or not finite."""
     value = clip.meta.get(column)

@@ -68,7 +68,7 @@ class MixClips:
         prompts = () if captions else _pairs(first.captions or first.prompts, second.captions or second.prompts)
         # What is false of one half is false of both.
         wrong = (*_pairs(first.wrong, second.captions), *_pairs(first.captions, second.wrong))
-        return mixed.with_(captions=captions, prompts=prompts, wrong=wrong, label=None)
+        return mixed.with_(captions=captions, prompts=prompts, wrong=wrong, label=None, values=())
 
 
 def _shares(clip: Clip, share: float) -> tuple[tuple[str, float], ...]:

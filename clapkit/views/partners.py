@@ -205,5 +205,6 @@ def combined(clip: Clip, samples: np.ndarray, events: Iterable[Event], parts: Se
         tags=tags,
         label=None,
         prompts=(),
+        values=(),
         **changes,
     )

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 
 from clapkit.data.clip import Clip, Event
-from clapkit.errors import SpecError
+from clapkit.errors import SpecError, nearest_name
 from clapkit.units import db_to_gain, samples_to_seconds, seconds_to_samples
 from clapkit.views.audio import check_probability, samples_of
 from clapkit.views.base import Domain, Params
-from clapkit.views.connectives import SEQUENCE, bare
+from clapkit.views.connectives import OVERLAP, SEQUENCE, bare, connect
 from clapkit.views.partners import (
+    Piece,
     at_level,
     can_be_told,
     check_longest,
@@ -25,7 +26,9 @@ from clapkit.views.partners import (
     excerpt,
     heard_span,
     level,
+    limited,
     name_of,
+    pairs,
     rate_of,
     sayings,
     shifted,
@@ -88,14 +91,7 @@ class Concatenate:
         partner, rate_hz = drawn_partner(clip, params, pool), rate_of(clip)
         first, second = (clip, partner) if params["clip_first"] else (partner, clip)
         gap = seconds_to_samples(params["gap_s"], rate_hz)
-        rooms = _rooms(first, second, seconds_to_samples(self.longest_s, rate_hz) - max(gap, 0))
-        pieces = [excerpt(c, room) for c, room in zip((first, second), rooms, strict=True)]
-        own = pieces[0] if params["clip_first"] else pieces[1]
-        wanted = level(own.samples, rate_hz) * db_to_gain(params["difference_db"])
-        sounds = [
-            p.samples if c is clip else at_level(p.samples, rate_hz, wanted)
-            for c, p in zip((first, second), pieces, strict=True)
-        ]
+        pieces, sounds = _levelled(clip, partner, params, seconds_to_samples(self.longest_s, rate_hz) - max(gap, 0))
         joined, start = _joined(sounds[0], sounds[1], gap, seconds_to_samples(_EDGE_S, rate_hz))
         moved = shifted(pieces[1].events, samples_to_seconds(start, rate_hz), samples_to_seconds(len(joined), rate_hz))
         template = SEQUENCE[params["connective"]]
@@ -110,6 +106,104 @@ class Concatenate:
             wrong=wrong,
             provenance=(*clip.provenance, note),
         )
+
+
+Kind = Literal["reverse", "overlay"]
+
+
+@dataclass(frozen=True)
+class OrderContrast:
+    """Two clips one after the other, and what is wrong about their time alone, as a caption and as a sound (card 026).
+
+    Both are chosen, cut and brought to one level as by `Concatenate`. Of several captions one of each is drawn.
+
+    kinds    what is wrong, in this order in `wrong` and in `wrong_sounds`. "reverse": the second came first.
+             "overlay": both began at once
+    gap_s    range of the silence between them, 0 or more
+
+    A clip that is left alone (1 - `p`, or without a partner) loses the wrong captions that it had: place k of `wrong`
+    means kind k for everybody who reads it (`TemporalNCE`). No other view that adds wrong captions goes with it.
+    """
+
+    longest_s: float = 5.0
+    gap_s: tuple[float, float] = (0.0, 0.5)
+    spread_db: float = 6.0
+    kinds: tuple[Kind, ...] = ("reverse", "overlay")
+    p: float = 0.5
+
+    adds: ClassVar[tuple[str, ...]] = ("text_private", "audio_private", "events")
+    domain: ClassVar[Domain] = "audio"
+
+    def __post_init__(self) -> None:
+        check_probability(self.p)
+        check_longest(self.longest_s)
+        check_range("gap_s", self.gap_s)
+        if not 0.0 <= self.gap_s[0] <= self.gap_s[1] <= self.longest_s / 2:
+            raise SpecError(f"gap_s={self.gap_s}: silences from 0 to half of longest_s={self.longest_s}")
+        for kind in self.kinds:
+            if kind not in get_args(Kind):
+                raise SpecError(f"there is no kind {kind!r}; {nearest_name(str(kind), get_args(Kind))}")
+        if not self.kinds or len(set(self.kinds)) < len(self.kinds):
+            raise SpecError(f"kinds are different ones of {get_args(Kind)}, at least one, not {self.kinds}")
+
+    def draw(self, rng: np.random.Generator, clip: Clip, pool: Sequence[Clip]) -> Params:
+        if rng.random() >= self.p or (partner := draw_partner(rng, clip, pool)) is None:
+            return {}
+        return {
+            "partner": partner.id,
+            "clip_first": bool(rng.integers(2)),
+            "gap_s": float(rng.uniform(*self.gap_s)),
+            "difference_db": float(rng.uniform(-self.spread_db, self.spread_db)),
+            "connective": int(rng.integers(len(SEQUENCE))),
+            "overlay_connective": int(rng.integers(len(OVERLAP))),
+            "saying": float(rng.random()),
+        }
+
+    def apply(self, clip: Clip, params: Params, pool: Mapping[str, Clip]) -> Clip:
+        if not params:
+            return clip.with_(wrong=(), wrong_sounds=())
+        partner, rate_hz = drawn_partner(clip, params, pool), rate_of(clip)
+        first, second = (clip, partner) if params["clip_first"] else (partner, clip)
+        gap, edge = (seconds_to_samples(s, rate_hz) for s in (params["gap_s"], _EDGE_S))
+        pieces, sounds = _levelled(clip, partner, params, seconds_to_samples(self.longest_s, rate_hz) - gap)
+        joined, start = _joined(sounds[0], sounds[1], gap, edge)
+        moved = shifted(pieces[1].events, samples_to_seconds(start, rate_hz), samples_to_seconds(len(joined), rate_hz))
+        said = pairs(sayings(first), sayings(second))
+        a, b = said[int(params["saying"] * len(said))]
+        template = SEQUENCE[params["connective"]]
+        wrong = {
+            "reverse": connect(turned(template), a, b),
+            "overlay": connect(OVERLAP[params["overlay_connective"]], a, b),
+        }
+        wrong_sounds = {"reverse": _joined(sounds[1], sounds[0], gap, edge)[0], "overlay": _at_once(sounds)}
+        return combined(
+            clip,
+            joined,
+            (*pieces[0].events, *moved),
+            (first, second),
+            captions=(connect(template, a, b),),
+            wrong=tuple(wrong[kind] for kind in self.kinds),
+            wrong_sounds=tuple(limited(wrong_sounds[kind]) for kind in self.kinds),
+            provenance=(*clip.provenance, f"{first.id}, then {second.id} after {params['gap_s']:.3f} s"),
+        )
+
+
+def _levelled(clip: Clip, partner: Clip, params: Params, room: int) -> tuple[list[Piece], list[np.ndarray]]:
+    """What is kept of both in `room` samples, in the drawn order, and its sound with the partner at the drawn level."""
+    rate_hz = rate_of(clip)
+    order = (clip, partner) if params["clip_first"] else (partner, clip)
+    pieces = [excerpt(c, part) for c, part in zip(order, _rooms(*order, room), strict=True)]
+    own = pieces[0] if params["clip_first"] else pieces[1]
+    wanted = level(own.samples, rate_hz) * db_to_gain(params["difference_db"])
+    sounds = [p.samples if p is own else at_level(p.samples, rate_hz, wanted) for p in pieces]
+    return pieces, sounds
+
+
+def _at_once(sounds: Sequence[np.ndarray]) -> np.ndarray:
+    together = np.zeros(max(map(len, sounds)), np.float32)
+    for sound in sounds:
+        together[: len(sound)] += sound
+    return together
 
 
 def _rooms(first: Clip, second: Clip, room: int) -> tuple[int, int]:

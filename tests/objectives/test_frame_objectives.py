@@ -81,6 +81,28 @@ def test_frames_equal_the_loops_in_chunks_of_any_size(chunk, mask):
     assert found.item() == pytest.approx(frames_by_loops(z, [z.bias] * 5), rel=1e-12)
 
 
+@pytest.mark.parametrize("chunk", [1, 2, 64])
+def test_every_text_may_have_a_steepness_of_its_own(chunk):
+    steep_U = torch.tensor([0.5, 2.0, 8.0, 20.0, 3.0], dtype=torch.float64, requires_grad=True)
+    z = batch(text_scale_U=steep_U)
+    expected = 0.0
+    for b, u, t in known_places(z):
+        logit = steep_U[u] * (z.frames_BTD[b, t] @ z.text_UD[u]) + z.text_prior_U[u]
+        expected -= functional.logsigmoid(logit if z.events_BUT[b, u, t] else -logit) / len(known_places(z))
+    objective = FrameSigmoid(steepness="text_scale", chunk_texts=chunk)
+    found = total(objective, z)
+    torch.testing.assert_close(found, expected)
+    gradients = [torch.autograd.grad(value, steep_U)[0] for value in (found, expected)]
+    torch.testing.assert_close(*gradients)
+    even = dataclasses.replace(z, text_scale_U=torch.full((5,), 6.0, dtype=torch.float64))
+    torch.testing.assert_close(total(objective, even), total(FrameSigmoid(), even))
+    assert objective.needs == ("text", "frames", "events", "text_prior", "text_scale")
+    with pytest.raises(SpecError, match="steepness='text_scal': did you mean 'text_scale'"):
+        FrameSigmoid(steepness="text_scal")
+    with pytest.raises(ClapkitError, match=r"text_scale_U has shape \(4,\), expected \(5,\)"):
+        objective(dataclasses.replace(z, text_scale_U=torch.ones(4)))
+
+
 def test_the_gradient_does_not_depend_on_the_chunk():
     grads = []
     for chunk in (1, 2, 64):

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from clapkit.errors import ClapkitError, SpecError
 from clapkit.objectives.base import Embeddings
-from clapkit.objectives.redundancy import BarlowTwins, VICReg
+from clapkit.objectives.redundancy import BarlowTwins, Sparsity, VICReg
 
 both = pytest.mark.parametrize("kind", [VICReg, BarlowTwins])
 OBJECTIVES = [VICReg(), VICReg(against="text"), BarlowTwins(), BarlowTwins(against="text")]
@@ -196,3 +196,24 @@ def test_weights_that_make_no_sense_are_refused(kind, name, value):
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
 def test_narrow_numbers_are_computed_in_float32(objective):
     check_narrow_numbers(objective, batch())
+
+
+def test_sparsity_equals_its_definition_with_a_text_for_each_clip():
+    """A text of two clips counts twice, one of none not at all; over numbers one by one."""
+    generator = torch.Generator().manual_seed(3)
+    audio_BD, text_UD = (functional.normalize(torch.randn(n, 6, generator=generator).double(), dim=1) for n in (4, 5))
+    place = [0, 2, 2, 4]
+    target = torch.eye(5, dtype=torch.float64)[place]
+    found = Sparsity()(Embeddings(audio_BD, text_UD, torch.tensor(1.0), target))
+    for name, rows in (("audio_sparsity", audio_BD), ("text_sparsity", text_UD[place])):
+        numbers = rows.flatten().tolist()
+        expected = sum(abs(x) for x in numbers) / len(numbers) / sum(x * x for x in numbers) ** 0.5
+        assert found[name].item() == pytest.approx(expected)
+
+
+def test_sparsity_is_least_for_one_number_and_most_for_equal_ones():
+    batch, width = 4, 9
+    one, even = torch.eye(width, dtype=torch.float64)[:batch], torch.full((batch, width), width**-0.5).double()
+    for vectors, expected in ((one, 1 / (width * batch**0.5)), (even, 1 / (width * batch) ** 0.5)):
+        found = Sparsity()(Embeddings(vectors, vectors, torch.tensor(1.0)))
+        assert all(value.item() == pytest.approx(expected) for value in found.values())

@@ -90,6 +90,7 @@ class Beside(nn.Module):
             "teacher_scale": torch.tensor(7.0, dtype=torch.float64),
             "value_BV": samples_BN[:, :3],
             "text_prior_U": self.prior(text_UD)[:, 0],
+            "text_scale_U": self.prior(text_UD)[:, 0].exp(),
             "audio_private_UKD": torch.stack([made[f"wrong{k}"] for k in range(3)], dim=1),
             "rebuilt_BNP": self.rebuild(audio_BD).unflatten(1, (2, 3)),
             "hidden_BNP": samples_BN[:, 10:16].unflatten(1, (2, 3)),

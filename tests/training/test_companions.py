@@ -230,7 +230,7 @@ def test_a_recipe_says_it_and_comes_back_from_json(slap, tiny_recipe):
         ({"beside": (Teacher(source="given"), Predictors())}, "source='given'.*this recipe builds its own"),
         (
             {"beside": (Teacher(), Predictors(), SpecAugment())},
-            "beside a model stand Teacher and Predictors, not SpecA",
+            r"beside a model stand Teacher.* and HiddenPatches, not SpecA",
         ),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 
 from clapkit.data.clip import Clip
 from clapkit.errors import DataError, SpecError
-from clapkit.views.measured import MeasuredPhrases, Quantity, limits
+from clapkit.views.measured import MeasuredPhrases, Quantity, Values, limits
 
 PITCH = Quantity("pitch_hz", 100.0, 200.0, ("with a low voice", "with a deep voice"), ("with a high voice",))
 LEVEL = Quantity("level_db", -30.0, -20.0, ("quiet",), ("loud",), ("neither loud nor quiet",))
@@ -74,6 +74,9 @@ def test_fewer_phrases_are_more_frequent_and_most_is_kept(rng):
         (lambda: Quantity("x", 1.0, 2.0, (), ("h",)), SpecError, "'x' has no phrase for its low or its high end"),
         (lambda: MeasuredPhrases(()), SpecError, "quantities is empty"),
         (lambda: MeasuredPhrases((LEVEL,), most=0), SpecError, "most is a number of names in a sentence"),
+        (lambda: Values(()), SpecError, "columns is empty"),
+        (lambda: Values(("a", "b"), units=(1.0,)), SpecError, "2 columns and 1 units"),
+        (lambda: Values(("a",), units=(0.0,)), SpecError, r"units are numbers above 0, not \(0.0,\)"),
         (lambda: limits([1.0, float("nan")]), DataError, "1 of 2 values are numbers"),
     ],
 )
@@ -85,3 +88,18 @@ def test_settings_that_make_no_sense_are_refused(wrong, error, message):
 def test_a_value_that_is_no_number_is_named(rng):
     with pytest.raises(DataError, match="clip 'c' has level_db='loud', which is no number"):
         MeasuredPhrases((LEVEL,)).draw(rng, clip(level_db="loud"), ())
+    with pytest.raises(DataError, match="clip 'c' has mood='good', which is no number"):
+        Values(("mood",)).draw(rng, clip(mood="good"), ())
+
+
+def test_columns_become_values_in_their_units_and_a_gap_leaves_none(rng):
+    view = Values(("pitch_hz", "mood"), units=(100.0, 0.5))
+
+    def made(**meta):
+        given = clip(**meta)
+        return view.apply(given, view.draw(rng, given, ()), {}).values
+
+    assert made(pitch_hz="250", mood=3) == (2.5, 6.0)
+    assert made(pitch_hz=0, mood=-1) == (0.0, -2.0)
+    for gap in ({}, {"mood": ""}, {"mood": None}, {"mood": float("inf")}):
+        assert made(pitch_hz=250, **gap) == ()

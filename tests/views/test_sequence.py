@@ -8,9 +8,9 @@ import pytest
 from clapkit.data.clip import Clip, Event
 from clapkit.errors import SpecError
 from clapkit.views.audio import rms
-from clapkit.views.connectives import SEQUENCE
+from clapkit.views.connectives import OVERLAP, SEQUENCE, connect
 from clapkit.views.partners import level, spans
-from clapkit.views.sequence import TIMES, Concatenate, Repeat
+from clapkit.views.sequence import TIMES, Concatenate, OrderContrast, Repeat
 
 RATE_HZ = 8000
 
@@ -205,3 +205,51 @@ def test_what_cannot_be_counted_is_left_alone(rng):
 def test_what_makes_no_sense_is_refused(wrong, message):
     with pytest.raises(SpecError, match=message):
         wrong()
+
+
+ORDERED = {**PARAMS, "overlay_connective": 1, "saying": 0.6}
+
+
+@pytest.mark.parametrize("clip_first", [True, False])
+def test_what_is_wrong_about_time_is_the_reverse_and_both_at_once(clip_first):
+    """Sound: the same pieces in the other order, and added up; captions: of the same pair of sayings."""
+    params = {**ORDERED, "clip_first": clip_first}
+    made = OrderContrast(longest_s=5.0).apply(DOG, params, BY_ID)
+    first, second = ("barking", "a bell rings") if clip_first else ("a bell rings", "barking")
+    assert made.captions == (connect(SEQUENCE[0], first, second),)
+    assert made.wrong == (connect(SEQUENCE[0], second, first), connect(OVERLAP[1], first, second))
+    reverse, together = made.wrong_sounds
+    turned = OrderContrast(longest_s=5.0).apply(DOG, {**params, "clip_first": not clip_first}, BY_ID)
+    np.testing.assert_array_equal(reverse, turned.audio)
+    np.testing.assert_array_equal(turned.wrong_sounds[0], made.audio)
+    bell, dog = (round(s * RATE_HZ) for s in (0.6, 1.0))
+    assert len(together) == pytest.approx(dog, abs=0.02 * RATE_HZ)
+    parts = (made.audio[:dog], made.audio[-bell:]) if clip_first else (made.audio[-dog:], made.audio[:bell])
+    inner = slice(round(0.05 * RATE_HZ), round(0.5 * RATE_HZ))  # away from the ramps at the edges
+    np.testing.assert_allclose(together[inner], (parts[0][inner] + parts[1][inner]), atol=1e-6)
+    assert [e.label for e in made.events] == (["dog", "a bell rings"] if clip_first else ["a bell rings", "dog"])
+    assert (made.label, made.values, made.prompts) == (None, (), ())
+
+
+def test_kinds_stand_in_their_places_and_a_clip_left_alone_has_none():
+    view = OrderContrast(kinds=("overlay",))
+    made = view.apply(DOG, ORDERED, BY_ID)
+    both = OrderContrast().apply(DOG, ORDERED, BY_ID)
+    assert made.wrong == both.wrong[1:] and np.array_equal(made.wrong_sounds[0], both.wrong_sounds[1])
+    alone = view.apply(DOG, {}, BY_ID)
+    assert alone.wrong == () and alone.wrong_sounds == () and alone.captions == DOG.captions
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"gap_s": (-0.1, 0.2)}, r"gap_s=\(-0.1, 0.2\): silences from 0 to half"),
+        ({"gap_s": (0.0, 3.0)}, "half of longest_s=5.0"),
+        ({"kinds": ("revers",)}, "no kind 'revers'; did you mean 'reverse'"),
+        ({"kinds": ()}, "at least one, not ()"),
+        ({"kinds": ("overlay", "overlay")}, "kinds are different ones"),
+    ],
+)
+def test_order_contrast_refuses_what_makes_no_sense(settings, message):
+    with pytest.raises(SpecError, match=message):
+        OrderContrast(**settings)
