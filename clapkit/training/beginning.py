@@ -45,9 +45,7 @@ class Beginning:
     origin: Mapping[str, Any] = field(default_factory=dict)
 
 
-def begin(
-    recipe: Recipe, start: Loaded | None, where: torch.device, *, split: bool = False
-) -> Beginning:
+def begin(recipe: Recipe, start: Loaded | None, where: torch.device, *, split: bool = False) -> Beginning:
     """Build or take over the model; `start.model` itself is trained, nothing is copied but what has to be kept.
 
     `split` says that a batch is shared out among processes.
@@ -58,55 +56,33 @@ def begin(
     """
     if recipe.tune is None:
         if start is not None:
-            raise RecipeError(
-                "this recipe builds its own model: to train a given one further, use the recipe finetune"
-            )
+            raise RecipeError("this recipe builds its own model: to train a given one further, use the recipe finetune")
         return _built(recipe, where, split)
     if start is None:
-        raise RecipeError(
-            "this recipe trains a model further and was given none: say which with --from (start=)"
-        )
+        raise RecipeError("this recipe trains a model further and was given none: say which with --from (start=)")
     model, tokenizer = start.model, _tokenizer(start)
     tuning.choose_what_learns(model, recipe.tune)
     _check_together(recipe, model, split)
     model = _placed(model, where)
     identity = f"{start.space_id}/{tensors_digest(learnt_state(model))[:16]}"
-    kept = (
-        {name: tensor.clone() for name, tensor in learnt_state(model).items()}
-        if recipe.tune.blend < 1
-        else None
-    )
+    kept = {name: tensor.clone() for name, tensor in learnt_state(model).items()} if recipe.tune.blend < 1 else None
     model_spec = derive(start.spec, frozen_text=model.frozen_text)
     batch = fitted(recipe.batch, model.windowing)
-    told = replace(
-        start.report,
-        notes=(
-            *start.report.notes,
-            f"trained further with clapkit from {start.space_id}",
-        ),
-    )
+    told = replace(start.report, notes=(*start.report.notes, f"trained further with clapkit from {start.space_id}"))
     origin = {"report": told, "aside": start.aside, "pad_id": start.pad_id}
-    return Beginning(
-        model, tokenizer, model_spec, batch, identity, start.folder, kept, origin
-    )
+    return Beginning(model, tokenizer, model_spec, batch, identity, start.folder, kept, origin)
 
 
 def _tokenizer(start: Loaded) -> TextTokenizer:
     if start.model.text is None:
         why = start.model.text_missing or "it has no text tower"
-        raise RecipeError(
-            f"'{start.folder}' cannot be trained on sound with words: {why}"
-        )
+        raise RecipeError(f"'{start.folder}' cannot be trained on sound with words: {why}")
     if start.tokenizer is not None:
         return start.tokenizer
     if start.report.tokenizer is None:
-        raise RecipeError(
-            f"'{start.folder}' came without its tokenizer: put its tokenizer.json beside it"
-        )
+        raise RecipeError(f"'{start.folder}' came without its tokenizer: put its tokenizer.json beside it")
     found = tokenizer_of(start.model, fetch_tokenizer(start.report.tokenizer))
-    assert found is not None, (
-        "fetch_tokenizer gives a folder with a tokenizer or raises"
-    )
+    assert found is not None, "fetch_tokenizer gives a folder with a tokenizer or raises"
     return found
 
 
@@ -142,11 +118,7 @@ def check_fed(recipe: Recipe, clips: Sequence[Clip]) -> None:
         )
     for objective in recipe.objectives:
         for need in objective.needs:
-            if (
-                need in _OF_THE_DATA
-                and need not in made
-                and not any(_OF_THE_DATA[need](clip) for clip in clips)
-            ):
+            if need in _OF_THE_DATA and need not in made and not any(_OF_THE_DATA[need](clip) for clip in clips):
                 raise RecipeError(
                     f"{type(objective).__name__} needs '{need}': none of the {len(clips)} clips has it, no view adds it"
                 )
@@ -158,13 +130,9 @@ def _built(recipe: Recipe, where: torch.device, split: bool) -> Beginning:
     model: DualEncoder = recipe.model.build()
     _check_together(recipe, model, split)
     if model.text is None:
-        raise RecipeError(
-            "this model has no text tower: there is nothing that sound could be compared with"
-        )
+        raise RecipeError("this model has no text tower: there is nothing that sound could be compared with")
     if model.text.folder is None:
-        raise RecipeError(
-            "the text tower was built without a folder, so it has no tokenizer: use pretrained_text"
-        )
+        raise RecipeError("the text tower was built without a folder, so it has no tokenizer: use pretrained_text")
     tokenizer = TextTokenizer(model.text.folder, max_tokens=model.text.max_tokens)
     return Beginning(_placed(model, where), tokenizer, recipe.model, recipe.batch)
 
@@ -177,9 +145,7 @@ def _check_together(recipe: Recipe, model: DualEncoder, split: bool) -> None:
             "freeze it (model.frozen_text=true), or take another sampler"
         )
     settings, mode = recipe.train, model.training
-    whole = (
-        not split and (settings.micro_batch or recipe.batch.clips) >= recipe.batch.clips
-    )
+    whole = not split and (settings.micro_batch or recipe.batch.clips) >= recipe.batch.clips
     if settings.batch_norm != "live" or whole:
         return
     tuning.to_training_mode(model, recipe.tune)

@@ -19,12 +19,7 @@ from clapkit.objectives.base import Embeddings, Objective, Reduces
 from clapkit.recipe import Recipe
 from clapkit.spec import Spec, derive
 from clapkit.training.beside.masking import HiddenPatches, Hiding, check_tower
-from clapkit.training.beside.priors import (
-    PriorTable,
-    TextPriors,
-    counted_log_odds,
-    mean_log_odds,
-)
+from clapkit.training.beside.priors import PriorTable, TextPriors, counted_log_odds, mean_log_odds
 from clapkit.training.beside.transforms import Transforms
 from clapkit.training.ema import Average, copied
 from clapkit.training.loader import Loader
@@ -57,9 +52,7 @@ class Teacher:
     def __post_init__(self) -> None:
         if self.source not in get_args(Source):
             near = nearest_name(str(self.source), get_args(Source))
-            raise SpecError(
-                f"the source of a teacher cannot be {self.source!r}; {near}"
-            )
+            raise SpecError(f"the source of a teacher cannot be {self.source!r}; {near}")
 
 
 @dataclass(frozen=True)
@@ -78,20 +71,13 @@ class Predictors:
 
     def __post_init__(self) -> None:
         if self.hidden_width < 1:
-            raise SpecError(
-                f"hidden_width has to be at least 1, not {self.hidden_width}"
-            )
+            raise SpecError(f"hidden_width has to be at least 1, not {self.hidden_width}")
 
     def build(self, width: int, *, seed: int) -> nn.ModuleDict:
         """The networks for vectors of `width`, with weights that `seed` alone decides."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return nn.ModuleDict(
-                {
-                    name: Predictor(width, hidden=self.hidden_width)
-                    for name in _PREDICTIONS
-                }
-            )
+            return nn.ModuleDict({name: Predictor(width, hidden=self.hidden_width) for name in _PREDICTIONS})
 
 
 @dataclass(frozen=True)
@@ -117,9 +103,7 @@ class Predicted:
         made = {}
         for name, network in self.networks.items():
             vectors = z.audio_BD if name.startswith("audio") else z.text_UD
-            made[_FIELDS[name]] = functional.normalize(
-                network(vectors.to(_dtype(network))), dim=-1
-            )
+            made[_FIELDS[name]] = functional.normalize(network(vectors.to(_dtype(network))), dim=-1)
         return self.objective(replace(z, **made))
 
 
@@ -151,67 +135,35 @@ class Companions:
         self.learners: dict[str, nn.Module] = {}
         self._hiding: Hiding | None = None
         self._teaching: dict[str, Any] | None = None
-        self._kept = next(
-            (
-                part
-                for part in recipe.beside
-                if isinstance(part, Predictors) and part.result
-            ),
-            None,
-        )
+        self._kept = next((part for part in recipe.beside if isinstance(part, Predictors) and part.result), None)
         if settings.ema is not None:
-            self.average = Average(
-                model, decay=settings.ema, warmup=settings.ema_warmup
-            )
+            self.average = Average(model, decay=settings.ema, warmup=settings.ema_warmup)
         for part in recipe.beside:
             if isinstance(part, (Predictors, Transforms)):
-                self.learners[type(part).__name__.lower()] = part.build(
-                    model.dimension, seed=settings.seed
-                )
+                self.learners[type(part).__name__.lower()] = part.build(model.dimension, seed=settings.seed)
             elif isinstance(part, HiddenPatches):
                 decoder = part.build(model.audio, seed=settings.seed)
-                taught = (
-                    self.average.model
-                    if self.average is not None and part.target == "teacher"
-                    else None
-                )
+                taught = self.average.model if self.average is not None and part.target == "teacher" else None
                 self.learners["decoder"] = decoder
                 self._hiding = Hiding(part, decoder, taught, settings.seed)
             elif isinstance(part, TextPriors):
-                assert loader is not None, (
-                    "a run with TextPriors has batches to count in"
-                )
+                assert loader is not None, "a run with TextPriors has batches to count in"
                 self._count(part, recipe, model, loader)
             else:
-                teacher = (
-                    self.average.model
-                    if self.average and part.source == "ema"
-                    else copied(model)
-                )
-                given = {
-                    "teacher": teacher,
-                    "encode_texts": encoder_of(teacher),
-                    "precision": precision,
-                }
+                teacher = self.average.model if self.average and part.source == "ema" else copied(model)
+                given = {"teacher": teacher, "encode_texts": encoder_of(teacher), "precision": precision}
                 self._teaching = given
         for learner in self.learners.values():
             learner.to(model.device)
 
-    def _count(
-        self, part: TextPriors, recipe: Recipe, model: DualEncoder, loader: Loader
-    ) -> None:
+    def _count(self, part: TextPriors, recipe: Recipe, model: DualEncoder, loader: Loader) -> None:
         batches = (loader.make(step) for step in range(part.batches))
-        rates = {
-            "rate_hz": model.frontend.rate_hz,
-            "frame_rate_hz": model.audio.frame_rate_hz,
-        }
+        rates = {"rate_hz": model.frontend.rate_hz, "frame_rate_hz": model.audio.frame_rate_hz}
         if model.framewise is None:
             self.learners["priors"] = PriorTable(counted_log_odds(batches, **rates))
         elif recipe.tune is None:
             with torch.no_grad():
-                model.framewise.bias.linear2.bias.fill_(
-                    mean_log_odds(counted_log_odds(batches, **rates))
-                )
+                model.framewise.bias.linear2.bias.fill_(mean_log_odds(counted_log_odds(batches, **rates)))
 
     @property
     def predictors(self) -> nn.ModuleDict | None:
@@ -220,9 +172,7 @@ class Companions:
         assert found is None or isinstance(found, nn.ModuleDict)
         return found
 
-    def extras(
-        self, objective: Objective
-    ) -> tuple[Callable[..., dict[str, torch.Tensor]], ...]:
+    def extras(self, objective: Objective) -> tuple[Callable[..., dict[str, torch.Tensor]], ...]:
         """What a step asks for further fields, of which it fills those that `objective` needs."""
         made: list[Callable[..., dict[str, torch.Tensor]]] = []
         wanted = frozenset(objective.needs) & frozenset(Teacher.adds)
@@ -236,27 +186,14 @@ class Companions:
 
     def with_predictions(self, objective: Objective) -> Objective:
         """`objective`, given what predictors and transforms make of each batch if it reads that."""
-        pairs = [
-            self.learners[name]
-            for name in ("predictors", "transforms")
-            if name in self.learners
-        ]
-        networks = {
-            name: net
-            for pair in pairs
-            for name, net in pair.named_children()
-            if name in objective.needs
-        }
+        pairs = [self.learners[name] for name in ("predictors", "transforms") if name in self.learners]
+        networks = {name: net for pair in pairs for name, net in pair.named_children() if name in objective.needs}
         return Predicted(objective, nn.ModuleDict(networks)) if networks else objective
 
     def shard(self, model: DualEncoder, *, ranks: int) -> DualEncoder:
         """Share out `model` and the average that follows it; the model without weights (`parallel.sharding.shard`)."""
         if self.average is not None:
-            shard(
-                self.average.model,
-                learning=[p.requires_grad for p in model.parameters()],
-                ranks=ranks,
-            )
+            shard(self.average.model, learning=[p.requires_grad for p in model.parameters()], ranks=ranks)
         return shard(model, ranks=ranks)
 
     def after_step(self, steps_done: int) -> None:
@@ -280,23 +217,15 @@ class Companions:
         for name, network in self.predictors.items():
             which = f"{name.removesuffix('_prediction')}_head"
             head = getattr(model, which)
-            inner = (
-                head.spec() if hasattr(head, "spec") else model_spec.arguments[which]
-            )
-            whole = PredictedHead.around(
-                head, network, head_spec=inner, hidden_width=self._kept.hidden_width
-            )
+            inner = head.spec() if hasattr(head, "spec") else model_spec.arguments[which]
+            whole = PredictedHead.around(head, network, head_spec=inner, hidden_width=self._kept.hidden_width)
             setattr(model, which, whole.eval())
             described[which] = whole.spec()
         return derive(model_spec, **described)
 
     def state(self) -> dict[str, torch.Tensor]:
         """The live tensors that a checkpoint has to hold, by name."""
-        found = (
-            {f"average.{k}": v for k, v in self.average.state().items()}
-            if self.average
-            else {}
-        )
+        found = {f"average.{k}": v for k, v in self.average.state().items()} if self.average else {}
         for name, learner in self.learners.items():
             found |= {f"{name}.{k}": v for k, v in learner.state_dict().items()}
         return found
@@ -310,46 +239,23 @@ def check(recipe: Recipe) -> None:
     """Raise RecipeError for parts that cannot stand beside the recipe's model, before anything is decoded."""
     kinds = [type(part) for part in recipe.beside]
     for part in recipe.beside:
-        if not isinstance(
-            part, (Teacher, Predictors, Transforms, TextPriors, HiddenPatches)
-        ):
+        if not isinstance(part, (Teacher, Predictors, Transforms, TextPriors, HiddenPatches)):
             raise RecipeError(
                 f"beside a model stand Teacher, Predictors, Transforms, TextPriors and HiddenPatches, not {part!r}"
             )
-        tower = (
-            recipe.model.arguments["audio"].resolve()
-            if recipe.model is not None
-            else None
-        )
+        tower = recipe.model.arguments["audio"].resolve() if recipe.model is not None else None
         if isinstance(part, HiddenPatches) and isinstance(tower, type):
             check_tower(tower)
-        if (
-            isinstance(part, HiddenPatches)
-            and part.target == "teacher"
-            and recipe.train.ema is None
-        ):
-            raise RecipeError(
-                f"{part!r} is taught by the moving average of the weights: set e.g. train.ema=0.999"
-            )
+        if isinstance(part, HiddenPatches) and part.target == "teacher" and recipe.train.ema is None:
+            raise RecipeError(f"{part!r} is taught by the moving average of the weights: set e.g. train.ema=0.999")
         if kinds.count(type(part)) > 1:
-            raise RecipeError(
-                f"a recipe has at most one {type(part).__name__}, this one has {kinds.count(type(part))}"
-            )
-        if (
-            isinstance(part, Predictors)
-            and part.result
-            and recipe.tune is not None
-            and recipe.tune.blend < 1
-        ):
+            raise RecipeError(f"a recipe has at most one {type(part).__name__}, this one has {kinds.count(type(part))}")
+        if isinstance(part, Predictors) and part.result and recipe.tune is not None and recipe.tune.blend < 1:
             raise RecipeError(
                 f"{part!r} becomes part of the heads, and tune.blend={recipe.tune.blend} mixes them with heads that "
                 "have none: set tune.blend=1, or result=False"
             )
-        if (
-            isinstance(part, Teacher)
-            and part.source == "ema"
-            and recipe.train.ema is None
-        ):
+        if isinstance(part, Teacher) and part.source == "ema" and recipe.train.ema is None:
             raise RecipeError(
                 f"{part!r} is the moving average of the weights: say how slow it is, e.g. train.ema=0.995"
             )
@@ -370,18 +276,12 @@ class _Teaching:
 
     @torch.no_grad()
     def __call__(
-        self,
-        model: DualEncoder,
-        batch: Batch,
-        features: Features,
-        encode_texts: EncodeTexts,
+        self, model: DualEncoder, batch: Batch, features: Features, encode_texts: EncodeTexts
     ) -> dict[str, torch.Tensor]:
         found = {"teacher_scale": self.teacher.scale}
         if "audio_teacher" in self.wanted:
             with autocast(self.precision, model.device):
-                found["audio_teacher_BD"] = self.teacher.encode_features(
-                    features
-                ).float()
+                found["audio_teacher_BD"] = self.teacher.encode_features(features).float()
         if "text_teacher" in self.wanted:
             with autocast("fp32", model.device):  # as the texts of the model itself
                 found["text_teacher_UD"] = self.encode_texts(batch.texts)

@@ -11,25 +11,11 @@ from itertools import islice
 import numpy as np
 
 from clapkit.audio.windows import fit
-from clapkit.data.batches import (
-    Batch,
-    BatchSize,
-    Classes,
-    WrongSounds,
-    check_lengths,
-    values_BV,
-)
+from clapkit.data.batches import Batch, BatchSize, Classes, WrongSounds, check_lengths, values_BV
 from clapkit.data.cache import CachedAudio
 from clapkit.data.clip import Clip
 from clapkit.data.sampling import TEXTS, VIEWS, EmbedText, Order, Sampler, stream
-from clapkit.data.texts import (
-    TextBank,
-    TextChoice,
-    draw_text,
-    event_names,
-    other_texts,
-    soft_target,
-)
+from clapkit.data.texts import TextBank, TextChoice, draw_text, event_names, other_texts, soft_target
 from clapkit.errors import RecipeError
 from clapkit.model import Fill
 from clapkit.units import samples_to_seconds, seconds_to_samples
@@ -37,9 +23,7 @@ from clapkit.views.audio import samples_of
 from clapkit.views.base import Params, View
 from clapkit.views.partners import shifted
 
-_ROUNDING_S = (
-    0.002  # by so much a view may miss a length: several cuts, each rounded to a sample
-)
+_ROUNDING_S = 0.002  # by so much a view may miss a length: several cuts, each rounded to a sample
 
 
 @dataclass
@@ -57,10 +41,7 @@ class _Draw:
 
     def whole(self) -> list[tuple[Clip, ...]]:
         """Everything that each clip was made of in shares, itself among it."""
-        return [
-            (clip, *parts.values())
-            for clip, parts in zip(self.clips, self.parts, strict=True)
-        ]
+        return [(clip, *parts.values()) for clip, parts in zip(self.clips, self.parts, strict=True)]
 
 
 class Loader:
@@ -109,9 +90,7 @@ class Loader:
         self.clips = described(audio.clips, views, seed)
         self.classes = Classes(self.clips)
         self._bank = TextBank(self.clips)
-        self._wrong_sounds_made = any(
-            "audio_private" in view.adds for view in self._views
-        )
+        self._wrong_sounds_made = any("audio_private" in view.adds for view in self._views)
         self._values = max((len(clip.values) for clip in self.clips), default=0)
         self._samples = seconds_to_samples(size.clip_s, audio.rate_hz)
         self._order: Order | None = None
@@ -126,17 +105,11 @@ class Loader:
         """
         limit, rate_hz = self._samples, self._audio.rate_hz
         heard = [
-            clip.with_(
-                duration_s=samples_to_seconds(
-                    min(limit, self._audio.length_samples(row)), rate_hz
-                )
-            )
+            clip.with_(duration_s=samples_to_seconds(min(limit, self._audio.length_samples(row)), rate_hz))
             for row, clip in enumerate(self.clips)
         ]
         order = self._sampler.prepare(heard, embed_text=embed_text)
-        order.rows(
-            len(self.clips), self._size.clips, 0, self._seed
-        )  # what does not suit the batch is told now
+        order.rows(len(self.clips), self._size.clips, 0, self._seed)  # what does not suit the batch is told now
         self._order = order
 
     def all_texts(self) -> list[str]:
@@ -144,11 +117,7 @@ class Loader:
         texts), wrong ones."""
         true = (t for clip in self.clips for t in (*clip.captions, *clip.prompts))
         named = event_names(self.clips) if self._texts.events else ()
-        return list(
-            dict.fromkeys(
-                (*true, *named, *(t for clip in self.clips for t in clip.wrong))
-            )
-        )
+        return list(dict.fromkeys((*true, *named, *(t for clip in self.clips for t in clip.wrong))))
 
     def make(self, step: int) -> Batch:
         """Batch number `step`, the same at every call and in every process."""
@@ -173,36 +142,18 @@ class Loader:
             wrong=tuple(_wrong(parts) for parts in drawn.whole()),
             label_B=self.classes.label_B(drawn.whole()),
             tag_BC=self.classes.tag_BC(drawn.whole()),
-            events=tuple(
-                tuple((e.label, e.onset_s, e.offset_s) for e in clip.events)
-                for clip in drawn.clips
-            ),
+            events=tuple(tuple((e.label, e.onset_s, e.offset_s) for e in clip.events) for clip in drawn.clips),
             other_texts=self._beside(texts, drawn, step) if self._other_texts else (),
-            value_BV=values_BV(drawn.clips, drawn.parts, count=self._values)
-            if self._values
-            else None,
-            wrong_sounds=self._wrong_sounds(drawn, texts)
-            if self._wrong_sounds_made
-            else None,
+            value_BV=values_BV(drawn.clips, drawn.parts, count=self._values) if self._values else None,
+            wrong_sounds=self._wrong_sounds(drawn, texts) if self._wrong_sounds_made else None,
         )
-        return (
-            self._with_other(batch, self._draw(rows, step, again=True))
-            if self._second
-            else batch
-        )
+        return self._with_other(batch, self._draw(rows, step, again=True)) if self._second else batch
 
     def _with_other(self, batch: Batch, drawn: _Draw) -> Batch:
         samples, lengths = self._laid_out(drawn.clips)
-        params = {
-            **(batch.params or {}),
-            **{f"other {name}": value for name, value in drawn.params.items()},
-        }
+        params = {**(batch.params or {}), **{f"other {name}": value for name, value in drawn.params.items()}}
         return replace(
-            batch,
-            other_BN=samples,
-            other_lengths_B=lengths,
-            other_mel_params=drawn.mel_params,
-            params=params,
+            batch, other_BN=samples, other_lengths_B=lengths, other_mel_params=drawn.mel_params, params=params
         )
 
     def _draw(self, rows: np.ndarray, step: int, *, again: bool = False) -> _Draw:
@@ -215,25 +166,13 @@ class Loader:
         drawn = _Draw(clips, [{} for _ in clips], {})
         for number, view in enumerate(self._views):
             before = drawn.clips
-            params = [
-                dict(view.draw(rng(b, number + 1), clip, before))
-                for b, clip in enumerate(before)
-            ]
+            params = [dict(view.draw(rng(b, number + 1), clip, before)) for b, clip in enumerate(before)]
             by_id = {clip.id: clip for clip in before}
-            drawn.clips = [
-                _applied(view, clip, p, by_id)
-                for clip, p in zip(before, params, strict=True)
-            ]
+            drawn.clips = [_applied(view, clip, p, by_id) for clip, p in zip(before, params, strict=True)]
             drawn.params[f"{number}:{type(view).__name__}"] = params
-            drawn.parts = [
-                _parts(clip, parts, by_id)
-                for clip, parts in zip(drawn.clips, drawn.parts, strict=True)
-            ]
+            drawn.parts = [_parts(clip, parts, by_id) for clip, parts in zip(drawn.clips, drawn.parts, strict=True)]
         drawn.mel_params = tuple(
-            tuple(
-                v.draw(rng(b, 1000 + m), clip, drawn.clips)
-                for b, clip in enumerate(drawn.clips)
-            )
+            tuple(v.draw(rng(b, 1000 + m), clip, drawn.clips) for b, clip in enumerate(drawn.clips))
             for m, v in enumerate(self._mel_views)
         )
         return drawn
@@ -247,42 +186,24 @@ class Loader:
         clip = self.clips[row]
         if clip.events:
             length_s = samples_to_seconds(len(samples), rate_hz)
-            clip = clip.with_(
-                events=shifted(
-                    clip.events, -samples_to_seconds(first, rate_hz), length_s
-                )
-            )
+            clip = clip.with_(events=shifted(clip.events, -samples_to_seconds(first, rate_hz), length_s))
         return clip.with_(audio=samples, rate_hz=rate_hz)
 
     def _laid_out(self, clips: Sequence[Clip]) -> tuple[np.ndarray, np.ndarray]:
-        samples, lengths = _laid_out(
-            clips, self._samples, self._fill, self._audio.rate_hz
-        )
-        return (
-            (samples[:, : max(1, lengths.max(initial=0))], lengths)
-            if self._size.trim
-            else (samples, lengths)
-        )
+        samples, lengths = _laid_out(clips, self._samples, self._fill, self._audio.rate_hz)
+        return (samples[:, : max(1, lengths.max(initial=0))], lengths) if self._size.trim else (samples, lengths)
 
     def _describe(self, drawn: _Draw, step: int) -> tuple[list[str], np.ndarray]:
         rng = stream(self._seed, TEXTS, step)
-        columns = [
-            text
-            for clip in drawn.clips
-            if (text := draw_text(rng, clip, self._texts)) is not None
-        ]
+        columns = [text for clip in drawn.clips if (text := draw_text(rng, clip, self._texts)) is not None]
         columns += self._bank.draw(rng, self._texts.bank)
         columns += event_names(drawn.clips) if self._texts.events else ()
         columns = list(dict.fromkeys(columns))
-        return columns, soft_target(
-            drawn.clips, columns, drawn.parts, events=self._texts.events
-        )
+        return columns, soft_target(drawn.clips, columns, drawn.parts, events=self._texts.events)
 
     def _beside(self, texts: Sequence[str], drawn: _Draw, step: int) -> tuple[str, ...]:
         clips = (clip for whole in drawn.whole() for clip in whole)
-        return other_texts(
-            stream(self._seed, TEXTS, step, 0, 1), texts, clips, self._bank
-        )
+        return other_texts(stream(self._seed, TEXTS, step, 0, 1), texts, clips, self._bank)
 
     def _wrong_sounds(self, drawn: _Draw, texts: Sequence[str]) -> WrongSounds:
         """Of every text that is a caption of a clip with wrong sounds; of the first such clip, if there are several."""
@@ -298,18 +219,14 @@ class Loader:
             if text in owner
             for kind, sound in enumerate(drawn.clips[owner[text]].wrong_sounds)
         ]
-        samples, lengths = self._laid_out(
-            [drawn.clips[b].with_(audio=sound) for _, b, _, sound in found]
-        )
+        samples, lengths = self._laid_out([drawn.clips[b].with_(audio=sound) for _, b, _, sound in found])
         return WrongSounds(
             samples,
             lengths,
             text_M=np.array([u for u, *_ in found], np.int64),
             kind_M=np.array([kind for _, _, kind, _ in found], np.int64),
             kinds=1 + max((kind for _, _, kind, _ in found), default=-1),
-            mel_params=tuple(
-                tuple(params[b] for _, b, _, _ in found) for params in drawn.mel_params
-            ),
+            mel_params=tuple(tuple(params[b] for _, b, _, _ in found) for params in drawn.mel_params),
         )
 
     @property
@@ -317,9 +234,7 @@ class Loader:
         return tuple(self._mel_views)
 
 
-def described(
-    clips: Sequence[Clip], views: Sequence[View], seed: int
-) -> tuple[Clip, ...]:
+def described(clips: Sequence[Clip], views: Sequence[View], seed: int) -> tuple[Clip, ...]:
     """The clips with the sentences that the text views give them."""
     text_views = [v for v in views if v.domain == "text"]
     return tuple(_with_texts(clip, text_views, seed, i) for i, clip in enumerate(clips))
@@ -327,11 +242,7 @@ def described(
 
 def _with_texts(clip: Clip, views: Sequence[View], seed: int, row: int) -> Clip:
     for number, view in enumerate(views):
-        clip = view.apply(
-            clip,
-            view.draw(stream(seed, TEXTS, row, number), clip, (clip,)),
-            {clip.id: clip},
-        )
+        clip = view.apply(clip, view.draw(stream(seed, TEXTS, row, number), clip, (clip,)), {clip.id: clip})
     return clip
 
 
@@ -340,37 +251,22 @@ def _applied(view: View, clip: Clip, params: Params, pool: Mapping[str, Clip]) -
     changed = view.apply(clip, params, pool)
     if not clip.wrong_sounds or changed.wrong_sounds is not clip.wrong_sounds:
         return changed
-    altered = (
-        view.apply(clip.with_(audio=sound, wrong_sounds=()), params, pool)
-        for sound in clip.wrong_sounds
-    )
+    altered = (view.apply(clip.with_(audio=sound, wrong_sounds=()), params, pool) for sound in clip.wrong_sounds)
     return changed.with_(wrong_sounds=tuple(samples_of(made) for made in altered))
 
 
-def _parts(
-    clip: Clip, known: Mapping[str, Clip], pool: Mapping[str, Clip]
-) -> dict[str, Clip]:
+def _parts(clip: Clip, known: Mapping[str, Clip], pool: Mapping[str, Clip]) -> dict[str, Clip]:
     """What the clip was mixed from besides itself: a source that is new is the clip of the pool that was mixed in."""
-    return {
-        name: known.get(name) or pool[name]
-        for name, _ in clip.sources
-        if name != clip.id
-    }
+    return {name: known.get(name) or pool[name] for name, _ in clip.sources if name != clip.id}
 
 
 def _wrong(parts: Sequence[Clip]) -> tuple[str, ...]:
     """Captions that are false for the first clip, without those that are true of what was mixed into it."""
-    true = {
-        text.casefold() for clip in parts for text in (*clip.captions, *clip.prompts)
-    }
-    return tuple(
-        text for text in dict.fromkeys(parts[0].wrong) if text.casefold() not in true
-    )
+    true = {text.casefold() for clip in parts for text in (*clip.captions, *clip.prompts)}
+    return tuple(text for text in dict.fromkeys(parts[0].wrong) if text.casefold() not in true)
 
 
-def _laid_out(
-    clips: Sequence[Clip], samples: int, fill: Fill, rate_hz: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _laid_out(clips: Sequence[Clip], samples: int, fill: Fill, rate_hz: int) -> tuple[np.ndarray, np.ndarray]:
     """(samples_BN, lengths_B): short sounds filled up as the model's windows are; what fills them counts as sound,
     except under "mask". RecipeError for a sound that a view made longer than the batch holds."""
     padded = np.zeros((len(clips), samples), np.float32)
@@ -390,9 +286,7 @@ def _laid_out(
     return padded, lengths
 
 
-def prefetched(
-    loader: Loader, first: int, end: int, *, workers: int = 1
-) -> Iterator[Batch]:
+def prefetched(loader: Loader, first: int, end: int, *, workers: int = 1) -> Iterator[Batch]:
     """Batches `first` to `end` (not included) in order, made ahead of the caller by `workers` threads.
 
     With 0 they are made when they are asked for. At most two more than there are threads are there at once. An error in
@@ -403,9 +297,7 @@ def prefetched(
         return
     steps = iter(range(first, end))
     with ThreadPoolExecutor(workers, thread_name_prefix="clapkit-loader") as pool:
-        made = deque(
-            pool.submit(loader.make, step) for step in islice(steps, workers + 1)
-        )
+        made = deque(pool.submit(loader.make, step) for step in islice(steps, workers + 1))
         try:
             while made:
                 batch = made.popleft().result()

@@ -68,12 +68,7 @@ class Run:
 
     def log(self) -> list[dict[str, Any]]:
         """The records of log.jsonl."""
-        return [
-            json.loads(line)
-            for line in (self.path / "log.jsonl")
-            .read_text(encoding="utf-8")
-            .splitlines()
-        ]
+        return [json.loads(line) for line in (self.path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def train(
@@ -122,13 +117,7 @@ class _Ways:
 
 
 def _train(
-    recipe: Recipe,
-    clips: Sequence[Clip],
-    processes: Processes,
-    ways: _Ways,
-    *,
-    out: Path,
-    start: Loaded | None,
+    recipe: Recipe, clips: Sequence[Clip], processes: Processes, ways: _Ways, *, out: Path, start: Loaded | None
 ) -> Run | None:
     progress = ways.progress and processes.is_first
     started = time.monotonic()
@@ -136,9 +125,7 @@ def _train(
     checkpoints = out / "checkpoints"
     done = checkpoint.list_steps(checkpoints)
     if not ways.resume and (done or (out / "model").exists()):
-        raise DataError(
-            f"'{out}' holds a run already: go on with it (resume=True, --resume) or choose another folder"
-        )
+        raise DataError(f"'{out}' holds a run already: go on with it (resume=True, --resume) or choose another folder")
     _check_before(recipe, clips, ways.services, processes)
     out.mkdir(parents=True, exist_ok=True)
     # ---- Model -------------------------------------------------------------------------------------------------------
@@ -148,32 +135,20 @@ def _train(
     precision = resolve_precision(recipe.train.precision, where)
     # ---- Data --------------------------------------------------------------------------------------------------------
     audio = processes.in_turn(partial(_decode, clips, model.frontend.rate_hz, progress))
-    loader = Loader(
-        audio, fill=model.windowing.fill, **_loader_settings(recipe, begun.batch)
-    )
+    loader = Loader(audio, fill=model.windowing.fill, **_loader_settings(recipe, begun.batch))
     _check_clips(loader.clips)  # again: those that could not be decoded are gone
     total = recipe.train.total_steps(len(audio), recipe.batch.clips)
     planned = stretches(recipe, total)
     check_names(planned, model)
     # ---- Text --------------------------------------------------------------------------------------------------------
-    encoder_of, text_features = _text_encoders(
-        recipe, begun, loader, progress, processes
-    )
+    encoder_of, text_features = _text_encoders(recipe, begun, loader, progress, processes)
     encode_texts = encoder_of(model)
     # ---- Optimizer and state -----------------------------------------------------------------------------------------
-    companions = Companions(
-        recipe, model, encoder_of=encoder_of, precision=precision, loader=loader
-    )
+    companions = Companions(recipe, model, encoder_of=encoder_of, precision=precision, loader=loader)
     digests = _data_digest(loader.clips, audio), checkpoint.frozen_digest(model)
-    frame = (
-        companions.shard(model, ranks=processes.count)
-        if _in_shares(recipe, processes)
-        else None
-    )
+    frame = companions.shard(model, ranks=processes.count) if _in_shares(recipe, processes) else None
     beside = tuple(companions.parameters())
-    optimizer = build_optimizer(
-        model, recipe.train, shares=_rate_shares(recipe, model), beside=beside
-    )
+    optimizer = build_optimizer(model, recipe.train, shares=_rate_shares(recipe, model), beside=beside)
     learning = tuple(model.learnt())
     live = checkpoint.held(model, companions.state())
     told = json.loads(json.dumps(recipe.to_json()))
@@ -181,32 +156,18 @@ def _train(
     first = checkpoint.resume(done[-1], here, live, optimizer) if done else 0
     here = replace(here, step=first)
     processes.check_equal({**vars(here), "precision": precision})
-    processes.share(
-        tensor for tensor in live.values() if not isinstance(tensor, DTensor)
-    )
-    keeper = checkpoint.Keeper(
-        checkpoints, live, optimizer, here, keep=recipe.train.keep, processes=processes
-    )
+    processes.share(tensor for tensor in live.values() if not isinstance(tensor, DTensor))
+    keeper = checkpoint.Keeper(checkpoints, live, optimizer, here, keep=recipe.train.keep, processes=processes)
     if processes.is_first:
-        _write_reports(
-            out,
-            _recipe_report(recipe, begun),
-            _data_report(clips, audio, total, precision),
-        )
+        _write_reports(out, _recipe_report(recipe, begun), _data_report(clips, audio, total, precision))
     # ---- Steps -------------------------------------------------------------------------------------------------------
     end = total if ways.stop_at_step is None else min(total, ways.stop_at_step)
     saved_at = time.monotonic()
     waited, busy, counted = 0.0, 0.0, first
-    how = replace(
-        _how(recipe, encode_texts, loader, precision), text_features=text_features
-    )
+    how = replace(_how(recipe, encode_texts, loader, precision), text_features=text_features)
     how, stretch = replace(how, ranks=processes.ranks, beside=beside), None
     shown = ProgressBar("training", total, first=first, shown=progress)
-    logs = (
-        Logs(out, first_step=first, services=ways.services, about=told)
-        if processes.is_first
-        else nullcontext()
-    )
+    logs = Logs(out, first_step=first, services=ways.services, about=told) if processes.is_first else nullcontext()
     made = closing(prefetched(loader, first, end, workers=ways.workers))
     with logs as log, shown as bar, made as batches, keeper:
         mark = time.monotonic()
@@ -229,9 +190,7 @@ def _train(
             learnt = [*(p for _, p in model.learnt()), *beside]
             norm = clip_gradients(learnt, recipe.train.clip_norm)
             late = time.monotonic() - saved_at > recipe.train.checkpoint_s
-            unfit, due = processes.any(
-                not (math.isfinite(value) and math.isfinite(norm)), late
-            )
+            unfit, due = processes.any(not (math.isfinite(value) and math.isfinite(norm)), late)
             if unfit:
                 keeper.write_if_finite()
                 raise _not_finite(batch, value, norm)
@@ -243,22 +202,10 @@ def _train(
             if (step + 1) % recipe.train.log_every == 0 or step + 1 == end:
                 passed = max(waited + busy, 1e-9)
                 speed = (step + 1 - counted) * recipe.batch.clips / passed
-                about = {
-                    "lr": rate,
-                    "scale": float(model.scale.detach()),
-                    "clips_per_s": speed,
-                }
+                about = {"lr": rate, "scale": float(model.scale.detach()), "clips_per_s": speed}
                 parts = {name: float(part) for name, part in losses.items()}
                 if log is not None:
-                    log.write(
-                        {
-                            "step": step,
-                            "loss": value,
-                            **parts,
-                            **about,
-                            "wait_share": waited / passed,
-                        }
-                    )
+                    log.write({"step": step, "loss": value, **parts, **about, "wait_share": waited / passed})
                 waited, busy, counted = 0.0, 0.0, step + 1
                 bar.update(step + 1, note=f"loss {value:.3f}  {speed:.0f} clips/s")
             if due or step + 1 == end:
@@ -277,41 +224,21 @@ def _train(
     space = ""
     if processes.is_first:
         model_spec = companions.finish_heads(model, begun.spec)
-    space = save(
-        model, model_spec, out / "model", tokenizer=begun.tokenizer, **begun.origin
-    )
+    space = save(model, model_spec, out / "model", tokenizer=begun.tokenizer, **begun.origin)
     space = processes.of_first(space)  # nobody is done before the model is there
     return Run(out, total, time.monotonic() - started, space)
 
 
 def _loader_settings(recipe: Recipe, batch: BatchSize) -> dict[str, Any]:
-    made = {
-        "views": recipe.views,
-        "size": batch,
-        "texts": recipe.texts,
-        "sampler": recipe.sampler,
-    }
+    made = {"views": recipe.views, "size": batch, "texts": recipe.texts, "sampler": recipe.sampler}
     asked = {need for objective in recipe.objectives for need in objective.needs}
     asked -= {name for part in recipe.beside for name in part.adds}
-    return {
-        **made,
-        "seed": recipe.train.seed,
-        "second": "audio_other" in asked,
-        "other_texts": "text_other" in asked,
-    }
+    return {**made, "seed": recipe.train.seed, "second": "audio_other" in asked, "other_texts": "text_other" in asked}
 
 
-def _how(
-    recipe: Recipe, encode_texts: EncodeTexts, loader: Loader, precision: str
-) -> How:
+def _how(recipe: Recipe, encode_texts: EncodeTexts, loader: Loader, precision: str) -> How:
     train = recipe.train
-    how = How(
-        encode_texts,
-        loader.mel_views,
-        precision,
-        drop_tokens=train.drop_tokens,
-        seed=train.seed,
-    )
+    how = How(encode_texts, loader.mel_views, precision, drop_tokens=train.drop_tokens, seed=train.seed)
     return replace(how, micro_batch=train.micro_batch, batch_norm=train.batch_norm)
 
 
@@ -319,17 +246,11 @@ def _rate_shares(recipe: Recipe, model: DualEncoder) -> dict[str, float] | None:
     if recipe.tune is None:
         return None
     names = (name for name, _ in model.named_parameters())
-    return rate_shares(
-        names, decay=recipe.tune.layer_decay, tower=recipe.tune.tower_rate
-    )
+    return rate_shares(names, decay=recipe.tune.layer_decay, tower=recipe.tune.tower_rate)
 
 
 def _recipe_report(recipe: Recipe, begun: Beginning) -> dict[str, Any]:
-    report = {
-        "clapkit": __version__,
-        "torch": torch.__version__,
-        "recipe": recipe.to_json(),
-    }
+    report = {"clapkit": __version__, "torch": torch.__version__, "recipe": recipe.to_json()}
     if begun.start_id is not None:
         report["start"] = {"id": begun.start_id, "folder": str(begun.folder)}
     return report
@@ -343,16 +264,12 @@ def _dropout_seed(seed: int, step: int, rank: int) -> int:
     """What the dropout of a step draws from: a function of seed, step and process alone."""
     if not rank:
         return (seed << 32) + step
-    return int(
-        np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> 1
-    )
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> 1)
 
 
 def _decode(clips: Sequence[Clip], rate_hz: int, shown: bool) -> CachedAudio:
     with ProgressBar("decoding", len(clips), shown=shown) as bar:
-        return cache_audio(
-            clips, rate_hz=rate_hz, progress=lambda done, total: bar.update(done, total)
-        )
+        return cache_audio(clips, rate_hz=rate_hz, progress=lambda done, total: bar.update(done, total))
 
 
 def _text_encoders(
@@ -367,31 +284,21 @@ def _text_encoders(
     if not model.frozen_text:
 
         def tower(encoder: DualEncoder, texts: Sequence[str]) -> torch.Tensor:
-            ids, mask = (
-                torch.from_numpy(array).to(encoder.device)
-                for array in tokenizer.encode(list(texts))
-            )
+            ids, mask = (torch.from_numpy(array).to(encoder.device) for array in tokenizer.encode(list(texts)))
             return encoder.text_features(ids, mask)
 
-        return (
-            lambda encoder: lambda texts: encoder.project_text(tower(encoder, texts)),
-            partial(tower, model),
-        )
+        return lambda encoder: lambda texts: encoder.project_text(tower(encoder, texts)), partial(tower, model)
     features = TextFeatures(model, tokenizer)
     texts = loader.all_texts()
 
     def prepare() -> None:
         with ProgressBar("captions", len(texts), shown=shown) as bar:
-            features.prepare(
-                texts, progress=lambda done, total: bar.update(done, total)
-            )
+            features.prepare(texts, progress=lambda done, total: bar.update(done, total))
 
     processes.in_turn(prepare)
     if recipe.sampler.embeds:
         loader.arrange(lambda texts: features(texts).numpy())
-    if (
-        isinstance(model.text_head, TextEmphasis) and begun.start_id is None
-    ):  # one that was given has its place
+    if isinstance(model.text_head, TextEmphasis) and begun.start_id is None:  # one that was given has its place
         model.text_head.place(torch.nn.functional.normalize(features(texts), dim=-1))
 
     def encoder_of(encoder: DualEncoder) -> EncodeTexts:
@@ -403,9 +310,7 @@ def _text_encoders(
 @torch.no_grad()
 def _in_parts(encode_texts: EncodeTexts, texts: Sequence[str]) -> torch.Tensor:
     """Embeddings [K, D] of any number of texts, a few at a time: a tower that learns encodes them on the spot."""
-    return torch.cat(
-        [encode_texts(texts[first : first + 64]) for first in range(0, len(texts), 64)]
-    )
+    return torch.cat([encode_texts(texts[first : first + 64]) for first in range(0, len(texts), 64)])
 
 
 def _not_finite(batch: Batch, loss: float, norm: float) -> ModelError:
@@ -415,9 +320,7 @@ def _not_finite(batch: Batch, loss: float, norm: float) -> ModelError:
     )
 
 
-def _check_before(
-    recipe: Recipe, clips: Sequence[Clip], services: Sequence[str], processes: Processes
-) -> None:
+def _check_before(recipe: Recipe, clips: Sequence[Clip], services: Sequence[str], processes: Processes) -> None:
     """Refuse what can be known to fail before anything is decoded or written."""
     if recipe.batch.clips % processes.count:
         raise RecipeError(
@@ -439,33 +342,20 @@ def _check_clips(clips: Sequence[Clip]) -> None:
     silent = [c.id for c in clips if not (c.captions or c.prompts)]
     if silent:
         raise DataError(
-            f"{len(silent)} of {len(clips)} clips have neither a caption nor a label that a view turns into one",
-            silent,
+            f"{len(silent)} of {len(clips)} clips have neither a caption nor a label that a view turns into one", silent
         )
     texts = {t for c in clips for t in (*c.captions, *c.prompts)}
     if len(texts) < 2:
-        raise DataError(
-            f"all {len(clips)} clips have the same caption {texts}: there is nothing to tell apart"
-        )
+        raise DataError(f"all {len(clips)} clips have the same caption {texts}: there is nothing to tell apart")
     twice = [name for name, count in Counter(c.id for c in clips).items() if count > 1]
     if twice:
-        raise DataError(
-            "clip ids are not unique; clapkit.data.manifest.read_all makes them so",
-            twice,
-        )
+        raise DataError("clip ids are not unique; clapkit.data.manifest.read_all makes them so", twice)
 
 
 def _data_digest(clips: Sequence[Clip], audio: CachedAudio) -> str:
     digest = hashlib.sha256()
     for position, clip in enumerate(clips):
-        about = (
-            clip.id,
-            clip.start_s,
-            audio.length_samples(position),
-            clip.label,
-            clip.captions,
-            clip.prompts,
-        )
+        about = (clip.id, clip.start_s, audio.length_samples(position), clip.label, clip.captions, clip.prompts)
         digest.update(repr(about).encode())
         # Objectives and samplers read these too. Only where there are any: a run begun without them goes on as it was.
         further = (clip.wrong, clip.tags, clip.events, sorted(clip.meta.items()))
@@ -474,9 +364,7 @@ def _data_digest(clips: Sequence[Clip], audio: CachedAudio) -> str:
     return digest.hexdigest()
 
 
-def _data_report(
-    clips: Sequence[Clip], audio: CachedAudio, total: int, precision: str
-) -> dict[str, Any]:
+def _data_report(clips: Sequence[Clip], audio: CachedAudio, total: int, precision: str) -> dict[str, Any]:
     return {
         "clips": len(clips),
         "used": len(audio),
@@ -487,9 +375,7 @@ def _data_report(
     }
 
 
-def _write_reports(
-    out: Path, recipe: Mapping[str, Any], data: Mapping[str, Any]
-) -> None:
+def _write_reports(out: Path, recipe: Mapping[str, Any], data: Mapping[str, Any]) -> None:
     for name, report in (("recipe.json", recipe), ("data.json", data)):
         with atomic_file(out / name) as file:
             file.write(json.dumps(report, indent=2, ensure_ascii=False).encode())

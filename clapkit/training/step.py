@@ -42,16 +42,12 @@ from clapkit.views.base import View
 EncodeTexts = Callable[[Sequence[str]], torch.Tensor]
 # What teachers and predictors add: (model, batch, its features, encode_texts) -> fields of Embeddings by name. A row
 # that it makes depends on its own clip or text alone: in micro-batches it is asked for a few of each at a time.
-Extra = Callable[
-    [DualEncoder, Batch, Features, EncodeTexts], Mapping[str, torch.Tensor]
-]
+Extra = Callable[[DualEncoder, Batch, Features, EncodeTexts], Mapping[str, torch.Tensor]]
 Norms = Literal["live", "frozen", "microbatch"]
 
 # With micro-batches, the logits of a softmax that are in memory together, where its rows can be computed apart.
 LOGITS_AT_ONCE = 2**20
-_WORD = {
-    name: name.removesuffix(f"_{axes}") for name, axes in AXES.items()
-}  # as `needs` spells it
+_WORD = {name: name.removesuffix(f"_{axes}") for name, axes in AXES.items()}  # as `needs` spells it
 _COMES_FROM = {
     "text_private": "captions that are false for their clip: a view that adds text_private, or a column 'wrong'",
     "label": "clips with a label",
@@ -99,18 +95,12 @@ class How:
 
     def __post_init__(self) -> None:
         if self.micro_batch is not None and self.micro_batch < 1:
-            raise SpecError(
-                f"micro_batch is a number of clips, 1 or more, or None for all; not {self.micro_batch}"
-            )
+            raise SpecError(f"micro_batch is a number of clips, 1 or more, or None for all; not {self.micro_batch}")
         if self.batch_norm not in get_args(Norms):
-            raise SpecError(
-                f"batch_norm={self.batch_norm!r}; {nearest_name(str(self.batch_norm), get_args(Norms))}"
-            )
+            raise SpecError(f"batch_norm={self.batch_norm!r}; {nearest_name(str(self.batch_norm), get_args(Norms))}")
 
 
-def take_step(
-    model: DualEncoder, objective: Objective, batch: Batch, how: How
-) -> dict[str, torch.Tensor]:
+def take_step(model: DualEncoder, objective: Objective, batch: Batch, how: How) -> dict[str, torch.Tensor]:
     """The losses of `batch`, without graph; their gradient is added to `.grad` of all that learns.
 
     With `micro_batch` the gradient is that of the whole batch, to rounding; dropout draws other numbers than it would
@@ -121,51 +111,33 @@ def take_step(
     a part of a batch, and for dropped tokens where there are none to drop or where frames are asked for.
     """
     clips = len(batch.ids)
-    shares = [
-        how.ranks.share(n) if how.ranks else slice(0, n)
-        for n in (clips, len(batch.texts))
-    ]
-    fewest = (
-        clips // how.ranks.count if how.ranks else clips
-    )  # all ranks make as many pieces, and none without clips
+    shares = [how.ranks.share(n) if how.ranks else slice(0, n) for n in (clips, len(batch.texts))]
+    fewest = clips // how.ranks.count if how.ranks else clips  # all ranks make as many pieces, and none without clips
     pieces = max(1, -(-fewest // how.micro_batch)) if how.micro_batch else 1
     if how.batch_norm == "live" and (pieces > 1 or how.ranks is not None):
         check_norms(model)
     if how.ranks is not None:
         how.ranks.check_texts(model, len(batch.texts), pieces=pieces)
     encode = partial(_encoded, model, batch, frozenset(objective.needs), how)
-    makers = [
-        partial(encode, rows, columns) for rows, columns in _pieces(shares, pieces)
-    ]
+    makers = [partial(encode, rows, columns) for rows, columns in _pieces(shares, pieces)]
 
     def losses(made: Mapping[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
-        z = _assembled(
-            model, objective, batch, how.ranks.joined(made) if how.ranks else made
-        )
+        z = _assembled(model, objective, batch, how.ranks.joined(made) if how.ranks else made)
         if how.ranks is not None:
             yield how.ranks.losses(objective, z)
-        elif (
-            pieces == 1
-            or clips * len(batch.texts) <= LOGITS_AT_ONCE
-            or not has_rows_apart(objective)
-        ):
+        elif pieces == 1 or clips * len(batch.texts) <= LOGITS_AT_ONCE or not has_rows_apart(objective):
             yield dict(objective(z))
         else:
             for some in _blocks(z):
                 yield row_losses(objective, replace(z, scale=model.scale), *some)
 
-    with (
-        quick_products(model.device),
-        norms_at_rest(model, wanted=how.batch_norm == "frozen"),
-    ):
+    with quick_products(model.device), norms_at_rest(model, wanted=how.batch_norm == "frozen"):
         if pieces == 1:
             found = next(losses(makers[0]()))
             torch.autograd.backward(_total(found))
             found = {name: part.detach() for name, part in found.items()}
         else:
-            found = cached_gradients(
-                makers, losses, device=model.device, second_pass=statistics_kept(model)
-            )
+            found = cached_gradients(makers, losses, device=model.device, second_pass=statistics_kept(model))
     if how.ranks is None:
         return found
     how.ranks.average_gradients((*(p for _, p in model.learnt()), *how.beside))
@@ -174,15 +146,11 @@ def take_step(
     return how.ranks.averaged(found)
 
 
-def batch_features(
-    model: DualEncoder, batch: Batch, mel_views: Sequence[View]
-) -> Features:
+def batch_features(model: DualEncoder, batch: Batch, mel_views: Sequence[View]) -> Features:
     """Features of the batch's sound, changed by the mel views; no gradient flows into sound."""
     with torch.no_grad():
         samples = torch.from_numpy(batch.samples_BN).to(model.device)
-        features = model.frontend(
-            samples, torch.from_numpy(batch.lengths_B).to(model.device)
-        )
+        features = model.frontend(samples, torch.from_numpy(batch.lengths_B).to(model.device))
         if not mel_views:
             return features
         values = features.values.cpu().numpy()
@@ -191,17 +159,12 @@ def batch_features(
         for view, params in zip(mel_views, batch.mel_params, strict=True):
             for b, frames in enumerate(counts):
                 changed[b, :frames] = view.apply(changed[b, :frames], params[b], {})
-        return features.with_values(
-            torch.from_numpy(np.ascontiguousarray(changed)).to(model.device)
-        )
+        return features.with_values(torch.from_numpy(np.ascontiguousarray(changed)).to(model.device))
 
 
 def part_of(batch: Batch, rows: slice, columns: slice) -> Batch:
     """The same batch with the clips `rows` and the texts `columns` alone; shares of target rows stay as they are."""
-    changes: dict[str, Any] = {
-        "texts": batch.texts[columns],
-        "other_texts": batch.other_texts[columns],
-    }
+    changes: dict[str, Any] = {"texts": batch.texts[columns], "other_texts": batch.other_texts[columns]}
     if batch.wrong_sounds is not None:
         changes["wrong_sounds"] = batch.wrong_sounds.of(columns)
     for f in fields(batch):
@@ -233,40 +196,27 @@ def event_frames(batch: Batch, *, frames: int, rate_hz: float) -> np.ndarray:
         for text, onset_s, offset_s in events:
             if text in place:
                 # Rounded: 0.29 s at 100 Hz are 28.999999999999996 frames.
-                first, last = (
-                    np.floor(round(onset_s * rate_hz, 6)),
-                    np.ceil(round(offset_s * rate_hz, 6)),
-                )
+                first, last = np.floor(round(onset_s * rate_hz, 6)), np.ceil(round(offset_s * rate_hz, 6))
                 heard_BUT[b, place[text], max(0, int(first)) : max(0, int(last))] = 1.0
     return heard_BUT
 
 
 def _pieces(shares: Sequence[slice], count: int) -> list[tuple[slice, slice]]:
     """Shares of clips and of texts in `count` parts of nearly equal size; of few texts, some parts hold none."""
-    cuts = [
-        [s.start + (s.stop - s.start) * i // count for i in range(count + 1)]
-        for s in shares
-    ]
+    cuts = [[s.start + (s.stop - s.start) * i // count for i in range(count + 1)] for s in shares]
     rows, columns = [[slice(a, b) for a, b in pairwise(cut)] for cut in cuts]
     return list(zip(rows, columns, strict=True))
 
 
 def _blocks(z: Embeddings) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Positions of clips and of texts, some of each at a time, so that it has LOGITS_AT_ONCE logits or a row."""
-    sides = [
-        torch.arange(len(side), device=side.device) for side in (z.audio_BD, z.text_UD)
-    ]
+    sides = [torch.arange(len(side), device=side.device) for side in (z.audio_BD, z.text_UD)]
     count = min(-(-len(sides[0]) * len(sides[1]) // LOGITS_AT_ONCE), *map(len, sides))
     return zip(*(side.tensor_split(count) for side in sides), strict=True)
 
 
 def _encoded(
-    model: DualEncoder,
-    batch: Batch,
-    needs: frozenset[str],
-    how: How,
-    rows: slice,
-    columns: slice,
+    model: DualEncoder, batch: Batch, needs: frozenset[str], how: How, rows: slice, columns: slice
 ) -> dict[str, torch.Tensor]:
     """The fields that a model makes, of some clips and texts of the batch."""
     whole = len(batch.ids)
@@ -279,16 +229,12 @@ def _encoded(
         made["text_UD"] = how.encode_texts(part.texts)
         made |= _of_texts(model, part, needs, how)
     if "text_private" in needs and batch.wrong:
-        made["text_private_BKD"] = _wrong_texts(
-            part, how, width=_widest(batch), like=made["audio_BD"]
-        )
+        made["text_private_BKD"] = _wrong_texts(part, how, width=_widest(batch), like=made["audio_BD"])
     if "audio_other" in needs and part.other_BN is not None:
         assert part.other_lengths_B is not None, "samples come with their lengths"
         second = replace(part, samples_BN=part.other_BN, lengths_B=part.other_lengths_B)
         second = replace(second, mel_params=part.other_mel_params)
-        made["audio_other_BD"] = _heard_again(
-            model, second, how, batch.step, rows, whole, draw=1
-        )
+        made["audio_other_BD"] = _heard_again(model, second, how, batch.step, rows, whole, draw=1)
     if "audio_private" in needs and batch.wrong_sounds is not None and part.texts:
         made["audio_private_UKD"] = _wrong_sounds(model, batch, part, how, columns)
     if how.extras:
@@ -298,47 +244,25 @@ def _encoded(
             with autocast(how.precision, model.device):
                 added = dict(extra(model, shown, features, how.encode_texts))
             _check_added(added, made)
-            made |= {
-                name: v
-                for name, v in added.items()
-                if part.texts or ROWS[name] != "texts"
-            }
+            made |= {name: v for name, v in added.items() if part.texts or ROWS[name] != "texts"}
     return made
 
 
-def _of_texts(
-    model: DualEncoder, part: Batch, needs: frozenset[str], how: How
-) -> dict[str, torch.Tensor]:
+def _of_texts(model: DualEncoder, part: Batch, needs: frozenset[str], how: How) -> dict[str, torch.Tensor]:
     """What else an objective needs of the texts themselves: other texts, and what is read off them for frames."""
     made = {}
     if "text_other" in needs and part.other_texts:
         made["text_other_UD"] = how.encode_texts(part.other_texts)
-    if (
-        needs & {"text_prior", "text_scale"}
-        and model.framewise is not None
-        and how.text_features is not None
-    ):
-        with autocast(
-            "fp32", model.device
-        ):  # log-odds of -8 and their differences, and the texts themselves are fp32
+    if needs & {"text_prior", "text_scale"} and model.framewise is not None and how.text_features is not None:
+        with autocast("fp32", model.device):  # log-odds of -8 and their differences, and the texts themselves are fp32
             terms = model.framewise(how.text_features(part.texts))
-        found = {
-            "text_prior": terms.bias_C,
-            "text_scale": terms.scale_C * model.framewise.log_scale.exp(),
-        }
+        found = {"text_prior": terms.bias_C, "text_scale": terms.scale_C * model.framewise.log_scale.exp()}
         made |= {f"{name}_U": value for name, value in found.items() if name in needs}
     return made
 
 
 def _heard_again(
-    model: DualEncoder,
-    part: Batch,
-    how: How,
-    step: int,
-    rows: slice,
-    clips: int,
-    *,
-    draw: int,
+    model: DualEncoder, part: Batch, how: How, step: int, rows: slice, clips: int, *, draw: int
 ) -> torch.Tensor:
     """[B, D] of other sound than that of the batch; it stands in `part` where the batch has its own."""
     features = batch_features(model, part, how.mel_views)
@@ -347,42 +271,21 @@ def _heard_again(
         return wide(model.encode_features(features, keep))
 
 
-def _wrong_sounds(
-    model: DualEncoder, batch: Batch, part: Batch, how: How, columns: slice
-) -> torch.Tensor:
+def _wrong_sounds(model: DualEncoder, batch: Batch, part: Batch, how: How, columns: slice) -> torch.Tensor:
     """audio_private_UKD of the texts `columns`; zeros where there is none."""
     whole, wrong = batch.wrong_sounds, part.wrong_sounds
     assert whole is not None and wrong is not None, "asked for where there are some"
-    made_UKD = torch.zeros(
-        len(part.texts), wrong.kinds, model.dimension, device=model.device
-    )
+    made_UKD = torch.zeros(len(part.texts), wrong.kinds, model.dimension, device=model.device)
     if not len(wrong.text_M):
         return made_UKD
-    sounds = replace(
-        part,
-        samples_BN=wrong.samples_MN,
-        lengths_B=wrong.lengths_M,
-        mel_params=wrong.mel_params,
-    )
-    found_MD = _heard_again(
-        model, sounds, how, batch.step, whole.rows(columns), len(whole.text_M), draw=2
-    )
-    places = (
-        torch.from_numpy(index).to(model.device)
-        for index in (wrong.text_M, wrong.kind_M)
-    )
+    sounds = replace(part, samples_BN=wrong.samples_MN, lengths_B=wrong.lengths_M, mel_params=wrong.mel_params)
+    found_MD = _heard_again(model, sounds, how, batch.step, whole.rows(columns), len(whole.text_M), draw=2)
+    places = (torch.from_numpy(index).to(model.device) for index in (wrong.text_M, wrong.kind_M))
     return made_UKD.to(found_MD.dtype).index_put(tuple(places), found_MD)
 
 
 def _visible(
-    model: DualEncoder,
-    features: Features,
-    how: How,
-    step: int,
-    rows: slice,
-    clips: int,
-    *,
-    draw: int = 0,
+    model: DualEncoder, features: Features, how: How, step: int, rows: slice, clips: int, *, draw: int = 0
 ) -> torch.Tensor | None:
     """Indices [B, K] of the tokens that a step sees of the clips `rows`, of `clips`; None for all.
 
@@ -397,31 +300,19 @@ def _visible(
     tokens = model.audio.token_count(features.values.shape[1])
     kept = max(1, round(tokens * (1.0 - how.drop_tokens)))
     place = (step, draw) if draw else (step,)
-    order = (
-        stream(how.seed, TOKENS, *place)
-        .random((clips, tokens))
-        .argsort(axis=1)[rows, :kept]
-    )
+    order = stream(how.seed, TOKENS, *place).random((clips, tokens)).argsort(axis=1)[rows, :kept]
     return torch.from_numpy(np.sort(order, axis=1)).to(features.values.device)
 
 
-def _heard(
-    model: DualEncoder, features: Features, keep: torch.Tensor | None, *, frames: bool
-) -> dict[str, Any]:
+def _heard(model: DualEncoder, features: Features, keep: torch.Tensor | None, *, frames: bool) -> dict[str, Any]:
     if not frames:
         return {"audio_BD": wide(model.encode_features(features, keep))}
     if keep is not None:
-        raise RecipeError(
-            "the objective reads frames, and dropped tokens leave holes in time: set train.drop_tokens=0"
-        )
+        raise RecipeError("the objective reads frames, and dropped tokens leave holes in time: set train.drop_tokens=0")
     if getattr(model.audio_head, "reads", "summary") == "frames":
-        raise RecipeError(
-            "the objective reads frames, but this model makes its vectors of all frames together"
-        )
+        raise RecipeError("the objective reads frames, but this model makes its vectors of all frames together")
     out = model.audio(features)
-    audio_BD, frames_BTD = (
-        wide(model.audio_head(x)) for x in (out.summary_BD, out.frames_BTD)
-    )
+    audio_BD, frames_BTD = (wide(model.audio_head(x)) for x in (out.summary_BD, out.frames_BTD))
     return {
         "audio_BD": normalize(audio_BD, dim=-1),
         "frames_BTD": normalize(frames_BTD, dim=-1),
@@ -433,9 +324,7 @@ def _widest(batch: Batch) -> int:
     return max((len(wrong) for wrong in batch.wrong), default=0)
 
 
-def _wrong_texts(
-    part: Batch, how: How, *, width: int, like: torch.Tensor
-) -> torch.Tensor:
+def _wrong_texts(part: Batch, how: How, *, width: int, like: torch.Tensor) -> torch.Tensor:
     """text_private_BKD with K = `width`; where a clip has fewer, any vector."""
     texts = tuple(dict.fromkeys(text for wrong in part.wrong for text in wrong))
     if not texts:
@@ -450,21 +339,12 @@ def _wrong_texts(
 def _check_added(added: Mapping[str, Any], made: Mapping[str, Any]) -> None:
     for name in added:
         if name not in ROWS:
-            raise RecipeError(
-                f"an extra of the step made '{name}'; {nearest_name(name, list(ROWS))}"
-            )
+            raise RecipeError(f"an extra of the step made '{name}'; {nearest_name(name, list(ROWS))}")
         if name in made:
-            raise RecipeError(
-                f"an extra of the step made '{name}', which was there already"
-            )
+            raise RecipeError(f"an extra of the step made '{name}', which was there already")
 
 
-def _assembled(
-    model: DualEncoder,
-    objective: Objective,
-    batch: Batch,
-    made: Mapping[str, torch.Tensor],
-) -> Embeddings:
+def _assembled(model: DualEncoder, objective: Objective, batch: Batch, made: Mapping[str, torch.Tensor]) -> Embeddings:
     """What the model made beside what is known; RecipeError for a need that is not there."""
     known: dict[str, np.ndarray | None] = {"soft_target_BU": batch.soft_target_BU}
     if "label" in objective.needs:
@@ -472,10 +352,7 @@ def _assembled(
     if "tag" in objective.needs:
         known["tag_BC"] = batch.tag_BC
     if "text_private_BKD" in made and batch.wrong and "private_BK" not in made:
-        known["private_BK"] = (
-            np.arange(_widest(batch))
-            < np.array([len(wrong) for wrong in batch.wrong])[:, None]
-        )
+        known["private_BK"] = np.arange(_widest(batch)) < np.array([len(wrong) for wrong in batch.wrong])[:, None]
     if "value" in objective.needs and batch.value_BV is not None:
         known["value_BV"] = _complete(objective, batch)
     if "audio_private_UKD" in made and batch.wrong_sounds is not None:
@@ -484,38 +361,23 @@ def _assembled(
         known["audio_private_UK"] = there_UK
     if "events" in objective.needs and batch.events:
         frames = made["frames_BTD"].shape[1]
-        known["events_BUT"] = event_frames(
-            batch, frames=frames, rate_hz=model.audio.frame_rate_hz
-        )
-    there = {
-        name: torch.from_numpy(v).to(model.device)
-        for name, v in known.items()
-        if v is not None
-    }
-    there = {
-        name: v.to(made["audio_BD"].dtype) if v.is_floating_point() else v
-        for name, v in there.items()
-    }
+        known["events_BUT"] = event_frames(batch, frames=frames, rate_hz=model.audio.frame_rate_hz)
+    there = {name: torch.from_numpy(v).to(model.device) for name, v in known.items() if v is not None}
+    there = {name: v.to(made["audio_BD"].dtype) if v.is_floating_point() else v for name, v in there.items()}
     alone = {"scale": model.scale, "bias": model.bias}
     z = Embeddings(**{**alone, **there, **made})  # type: ignore[arg-type]
     filled = {_WORD[name] for name in ROWS if getattr(z, name) is not None}
     for need in objective.needs:
         if need not in filled:
             where = _COMES_FROM.get(need, "a model, teacher or predictor that makes it")
-            raise RecipeError(
-                f"{type(objective).__name__} needs '{need}', and this step has none. It takes {where}"
-            )
+            raise RecipeError(f"{type(objective).__name__} needs '{need}', and this step has none. It takes {where}")
     return z
 
 
 def _complete(objective: Objective, batch: Batch) -> np.ndarray:
     """The values of all clips; RecipeError for clips without."""
     assert batch.value_BV is not None, "asked for where there are some"
-    lacking = [
-        name
-        for name, row in zip(batch.ids, batch.value_BV, strict=True)
-        if not np.isfinite(row).all()
-    ]
+    lacking = [name for name, row in zip(batch.ids, batch.value_BV, strict=True) if not np.isfinite(row).all()]
     if lacking:
         raise RecipeError(
             f"{type(objective).__name__} needs 'value', and of the {len(batch.ids)} clips of a batch {len(lacking)} "
