@@ -66,7 +66,10 @@ def open_model(
     if provider in ("onnx", "openvino"):
         ranges = ranges_of(loaded, calibration) if precision == "int8" else None
         label = label_of(ranges, calibration)
-        how: dict[str, Any] = {"provider": provider, "precision": precision, "threads": threads}
+        from clapkit.runtime.torch_program import TorchFront
+
+        front = TorchFront(loaded.model.frontend.cpu())
+        how: dict[str, Any] = {"provider": provider, "precision": precision, "threads": threads, "front": front}
         folder = exported_once(loaded, ranges=ranges, label=label)
         try:
             return open_exported(folder, **how)

@@ -72,15 +72,7 @@ class TorchProgram:
         return min(torch.get_num_threads(), MOST_LANES) if self.device == "cpu" and self._is_quick else 1
 
     def lane_setup(self) -> tuple[Callable[[], None], Callable[[], None]]:
-        """A lane takes its share of the threads of this one, which keeps all of its own."""
-        threads, lanes = torch.get_num_threads(), self.lanes
-
-        def enter() -> None:
-            torch.get_num_threads()  # what torch does at the first question in a thread would undo the next line later
-            torch.set_num_threads(max(1, threads // lanes))
-
-        # The setting of a thread is also the one that later threads start with.
-        return enter, lambda: torch.set_num_threads(threads)
+        return share_threads(self.lanes)
 
     def cut(self, index: int) -> Cut:
         if self.longer.startswith("fuse"):
@@ -153,3 +145,29 @@ class TorchProgram:
         for row, window in enumerate(windows):
             samples[row, : len(window)] = window
         return self.model.frontend(torch.from_numpy(samples).to(device), lengths.to(device))
+
+
+class TorchFront:
+    """The front-end of a model on the processor as a `graphs.program.Front`."""
+
+    def __init__(self, frontend: nn.Module) -> None:
+        self._frontend = frontend
+
+    @torch.inference_mode()
+    def __call__(self, samples_BN: np.ndarray) -> np.ndarray:
+        return self._frontend(torch.from_numpy(samples_BN)).values.numpy()
+
+    def lane_setup(self, lanes: int) -> tuple[Callable[[], None], Callable[[], None]]:
+        return share_threads(lanes)
+
+
+def share_threads(lanes: int) -> tuple[Callable[[], None], Callable[[], None]]:
+    """A lane takes its share of the threads of this one, which keeps all of its own."""
+    threads = torch.get_num_threads()
+
+    def enter() -> None:
+        torch.get_num_threads()  # what torch does at the first question in a thread would undo the next line later
+        torch.set_num_threads(max(1, threads // lanes))
+
+    # The setting of a thread is also the one that later threads start with.
+    return enter, lambda: torch.set_num_threads(threads)

@@ -22,7 +22,7 @@ from typing import Any
 
 from clapkit.errors import MissingExtraError, ModelError
 from clapkit.provenance import Report, pipeline_id
-from clapkit.runtime.graphs.program import Graph, OnnxProgram, onnx_graph
+from clapkit.runtime.graphs.program import Front, Graph, OnnxProgram, onnx_graph
 from clapkit.runtime.lanes import MOST_LANES
 from clapkit.runtime.ready import PRECISIONS, Ready, check_precision
 from clapkit.text.tokenizers import TOKENIZER_FILE, TextTokenizer
@@ -112,13 +112,20 @@ def _config(path: Path) -> dict[str, Any] | None:
 
 
 def open_exported(
-    path: str | os.PathLike, *, provider: str | None = None, precision: str = "fp32", threads: int | None = None
+    path: str | os.PathLike,
+    *,
+    provider: str | None = None,
+    precision: str = "fp32",
+    threads: int | None = None,
+    front: Front | None = None,
 ) -> Ready:
     """The exported model in `path`, ready in a runtime.
 
     provider    "onnx" (onnxruntime) or "openvino"; None: openvino, which is quicker, where it is installed
     precision   "fp32"; with openvino also "bf16" (the mel stays in fp32); "int8" where the folder has it
     threads     processor threads of this model; None: as many as the runtime thinks good
+    front       the front-end of the model, for a graph that hears whole windows: a Fourier transform, where graphs have
+                products alone, takes a third of their time. Only openvino asks it
 
     ModelError for a folder that is not whole or was changed.
     """
@@ -135,9 +142,11 @@ def open_exported(
         if Path(name).name != name or file_digest(folder / name) != digest:
             raise ModelError(f"{folder / name} is missing, or not the file that config.json describes: it was changed")
     start = partial(_graph, provider=provider, threads=threads)
+    if facts.block or provider != "openvino":
+        front = None
     lanes = min(threads or os.cpu_count() or 1, MOST_LANES) if provider == "openvino" else 1
     try:
-        audio = start(folder / audio_name, precision=precision, lanes=lanes)
+        audio = start(folder / audio_name, precision=precision, lanes=lanes, front=front)
         text = start(folder / TEXT, precision="fp32") if facts.has_text else None
     except MissingExtraError:
         raise
@@ -147,7 +156,7 @@ def open_exported(
     tokenizer_in = partial(TextTokenizer, max_tokens=facts.max_tokens, pad_id=facts.pad_id, suffix=facts.suffix)
     has_tokenizer = facts.has_text and (folder / "text" / TOKENIZER_FILE).is_file()
     return Ready(
-        program=OnnxProgram(facts, audio=audio, text=text, lanes=lanes),
+        program=OnnxProgram(facts, audio=audio, text=text, lanes=lanes, front=front),
         folder=folder,
         space_id=facts.space_id,
         pipeline_id=pipeline_id(facts.space_id, precision=label, provider=provider),
@@ -180,9 +189,11 @@ def _chosen(provider: str | None, precision: str) -> str:
     return provider
 
 
-def _graph(path: Path, *, provider: str, precision: str, threads: int | None, lanes: int = 1) -> Graph:
+def _graph(
+    path: Path, *, provider: str, precision: str, threads: int | None, lanes: int = 1, front: Front | None = None
+) -> Graph:
     if provider == "onnx":
         return onnx_graph(path, threads=threads)
     from clapkit.runtime.graphs.openvino import openvino_graph
 
-    return openvino_graph(path, threads=threads, precision=precision, lanes=lanes)
+    return openvino_graph(path, threads=threads, precision=precision, lanes=lanes, front=front)

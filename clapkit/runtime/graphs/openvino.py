@@ -10,16 +10,24 @@ from typing import Any
 import numpy as np
 
 from clapkit.errors import MissingExtraError
-from clapkit.runtime.graphs.program import Graph
+from clapkit.runtime.graphs.program import Front, Graph
 
 _PRECISIONS = {"fp32": "f32", "bf16": "bf16", "int8": "bf16"}  # between the integers that a graph has itself
 
 
-def openvino_graph(path: Path, *, threads: int | None = None, precision: str = "fp32", lanes: int = 1) -> Graph:
+def openvino_graph(
+    path: Path,
+    *,
+    threads: int | None = None,
+    precision: str = "fp32",
+    lanes: int = 1,
+    front: Front | None = None,
+) -> Graph:
     """A graph file in OpenVINO, on the processor; below fp32, what comes before the output "mel" stays in fp32.
 
     Log-mel spans more than short floats hold: computed in bf16, quiet bands beside loud ones would be noise.
-    `lanes` threads may call the graph side by side; each gets its share of the threads.
+    `lanes` threads may call the graph side by side; each gets its share of the threads. `front` makes the mel in place
+    of the graph, where the graph tells what its mel is.
     """
     try:
         import openvino
@@ -29,7 +37,11 @@ def openvino_graph(path: Path, *, threads: int | None = None, precision: str = "
     model = core.read_model(path)
     outputs = {name: output for output in model.outputs for name in output.get_names()}
     stages = [(_only(openvino, model, outputs["vectors"]), precision)]
-    if precision != "fp32" and "mel" in outputs:
+    if "mel" not in outputs:
+        front = None
+    if front is not None:
+        stages = [(_after_mel(openvino, model), precision)]
+    elif precision != "fp32" and "mel" in outputs:
         stages = [(_only(openvino, model, outputs["mel"]), "fp32"), (_after_mel(openvino, model), precision)]
     more: dict[str, Any] = {"NUM_STREAMS": lanes}
     if threads is not None:
@@ -38,20 +50,22 @@ def openvino_graph(path: Path, *, threads: int | None = None, precision: str = "
         core.compile_model(stage, "CPU", {"INFERENCE_PRECISION_HINT": _PRECISIONS[kind], **more})
         for stage, kind in stages
     ]
-    return _Runs(compiled)
+    return _Runs(compiled, front)
 
 
 class _Runs:
     """One stage behind the other, in one request for each thread that calls."""
 
-    def __init__(self, compiled: list[Any]) -> None:
-        self._compiled = compiled
+    def __init__(self, compiled: list[Any], front: Front | None) -> None:
+        self._compiled, self._front = compiled, front
         self._own = threading.local()
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
         if not hasattr(self._own, "requests"):
             self._own.requests = [stage.create_infer_request() for stage in self._compiled]
         known = dict(inputs)
+        if self._front is not None:
+            known["mel"] = self._front(inputs["samples"])
         for stage, request in zip(self._compiled, self._own.requests, strict=True):
             wanted = {name for port in stage.inputs for name in port.get_names()}
             results = request.infer({name: value for name, value in known.items() if name in wanted})

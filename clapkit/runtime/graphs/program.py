@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -18,6 +18,16 @@ if TYPE_CHECKING:
 
 # Named inputs -> vectors [B, D].
 Graph = Callable[[Mapping[str, np.ndarray]], np.ndarray]
+Setup = tuple[Callable[[], None], Callable[[], None]]
+
+
+class Front(Protocol):
+    """What makes the mel [B, T, F] of samples [B, N] in place of a graph."""
+
+    def __call__(self, samples_BN: np.ndarray) -> np.ndarray: ...
+
+    def lane_setup(self, lanes: int) -> Setup:
+        """As `Program.lane_setup`, for so many threads."""
 
 
 def onnx_graph(path: Path, *, threads: int | None = None) -> Graph:
@@ -38,9 +48,12 @@ class OnnxProgram:
 
     device = "cpu"
 
-    def __init__(self, facts: Facts, *, audio: Graph, text: Graph | None, lanes: int = 1) -> None:
-        """`lanes` as in `Program`: how many runs of the audio graph the runtime does side by side."""
-        self._facts = facts
+    def __init__(
+        self, facts: Facts, *, audio: Graph, text: Graph | None, lanes: int = 1, front: Front | None = None
+    ) -> None:
+        """`lanes` as in `Program`: how many runs of the audio graph the runtime does side by side. `front`: what the
+        audio graph calls, if it does."""
+        self._facts, self._front = facts, front
         self._audio, self._text = audio, text
         self.dimension = facts.dimension
         self.rate_hz = facts.rate_hz
@@ -50,8 +63,8 @@ class OnnxProgram:
         self.fills = facts.fill != "mask"
         self.lanes = lanes
 
-    def lane_setup(self) -> tuple[Callable[[], None], Callable[[], None]]:
-        return (lambda: None), (lambda: None)
+    def lane_setup(self) -> Setup:
+        return self._front.lane_setup(self.lanes) if self._front else ((lambda: None), (lambda: None))
 
     def cut(self, index: int) -> Cut:
         return Cut(index, self.window, self.hop, from_onset=self.longer == "windows")
