@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -286,7 +286,7 @@ def _laid_out(clips: Sequence[Clip], samples: int, fill: Fill, rate_hz: int) -> 
     return padded, lengths
 
 
-def prefetched(loader: Loader, first: int, end: int, *, workers: int = 1) -> Iterator[Batch]:
+def prefetched(loader: Loader, first: int, end: int, *, workers: int = 1) -> Generator[Batch, None, None]:
     """Batches `first` to `end` (not included) in order, made ahead of the caller by `workers` threads.
 
     With 0 they are made when they are asked for. At most two more than there are threads are there at once. An error in

@@ -133,7 +133,7 @@ class Processes:
 def together(device: str) -> Iterator[Processes]:
     """The processes that the environment, or a process group of the caller, says there are.
 
-    A group that is begun here is left at the end.
+    A group that is begun here is left at the end. Errors that tell of a process that is gone become ClapkitError.
     """
     began = not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1
     if not began and not (dist.is_initialized() and dist.get_world_size() > 1):
@@ -146,6 +146,12 @@ def together(device: str) -> Iterator[Processes]:
     control = dist.new_group(backend="gloo", timeout=_PATIENCE)
     try:
         yield Processes(dist.get_rank(), dist.get_world_size(), local, control)
+    except RuntimeError as error:
+        if not is_gone(error):
+            raise
+        raise ClapkitError(
+            f"another process of this run has stopped or cannot be reached: its own message says why; {error}"
+        ) from error
     finally:
         if began:
             dist.destroy_process_group()

@@ -59,7 +59,7 @@ def shard(model: DualEncoder, *, ranks: int, learning: Sequence[bool] | None = N
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """All of a tensor of which this process may hold a share; every process has to ask at the same time."""
-    return tensor.detach().full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach()
 
 
 def fill(live: torch.Tensor, tensor: torch.Tensor) -> None:
