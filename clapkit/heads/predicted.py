@@ -38,6 +38,8 @@ class PredictedHead(nn.Module):
     hidden_width   of the predictor
     """
 
+    predictor: nn.Module
+
     def __init__(self, in_width: int, out_width: int, *, head: Spec, hidden_width: int = 2048) -> None:
         super().__init__()
         self.head = head.build(in_width=in_width, out_width=out_width)
@@ -51,7 +53,7 @@ class PredictedHead(nn.Module):
         made = cls.__new__(cls)
         nn.Module.__init__(made)
         made.head, made.predictor = head, predictor
-        made.width, made.hidden_width = head.width, hidden_width
+        made.width, made.hidden_width = int(head.width), hidden_width  # type: ignore[arg-type]
         made._head_spec = head_spec
         return made
 
