@@ -19,10 +19,11 @@ from clapkit.heads.projection import MLP, Linear
 from clapkit.model import DualEncoder, Windowing
 from clapkit.native import Loaded, space_id
 from clapkit.provenance import Report
+from clapkit.runtime.engine import AudioEngine
 from clapkit.runtime.export import export
 from clapkit.runtime.graphs.exported import open_exported
 from clapkit.runtime.graphs.mel import mel_graph
-from clapkit.runtime.torch_program import TorchProgram
+from clapkit.runtime.torch_program import TorchFront, TorchProgram
 from clapkit.spec import derive, spec
 from clapkit.towers import beats, htsat, m2d, resnet, resnet18, vit
 from clapkit.towers.hf import TransformersText
@@ -130,6 +131,37 @@ def test_sound_has_the_same_vectors_whatever_its_length_and_its_batch(tmp_path, 
         expected = torch_program.encode_windows(noises(*lengths))
         assert np.abs(ready.program.encode_windows(noises(*lengths)) - expected).max() < 1e-5
     assert (ready.space_id, ready.program.hop, ready.program.longer) == (loaded.space_id, 4000, torch_program.longer)
+
+
+@pytest.mark.parametrize("frames_in, asked", [(101, True), (60, False)])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_openvino_is_given_the_mel_of_whole_windows(tmp_path, frames_in, asked, precision):
+    pytest.importorskip("openvino")
+    windowing = Windowing(window_s=1.0, hop_s=0.5, fill="repeat-pad" if asked else "mask")
+    loaded = made(tmp_path, audio=derive(htsat.tiny, frames_in=frames_in), windowing=windowing)
+    export(loaded, tmp_path / "out")
+    heard = []
+
+    class Front(TorchFront):
+        def __call__(self, samples_BN):
+            heard.append(len(samples_BN))
+            return super().__call__(samples_BN)
+
+    front = Front(loaded.model.frontend)
+    how = {"provider": "openvino", "precision": precision, "threads": 2}
+    given, alone = (open_exported(tmp_path / "out", front=f, **how) for f in (front, None))
+    expected = TorchProgram(loaded.model).encode_windows(noises(8000, 4100, 300))
+    found = given.program.encode_windows(noises(8000, 4100, 300))
+    assert heard == ([3] if asked else [])
+    if precision == "fp32":
+        assert np.abs(found - expected).max() < 1e-5
+    assert (found * expected).sum(1).min() > 0.999
+    assert (found * alone.program.encode_windows(noises(8000, 4100, 300))).sum(1).min() > 0.9999
+    threads = torch.get_num_threads()
+    sounds = [(noise, 8000) for noise in noises(*[8000] * 6)]
+    together = [done.vector_D for done in AudioEngine(given.program, batch_size=1).embed(sounds)]
+    assert np.abs(np.stack(together) - given.program.encode_windows(noises(*[8000] * 6))).max() < 1e-4
+    assert torch.get_num_threads() == threads
 
 
 @pytest.mark.parametrize(
