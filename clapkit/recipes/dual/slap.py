@@ -1,7 +1,8 @@
 """SLAP: sound and language predict each other, without negatives (card 077).
 
 Differs from `contrastive`: the objective is Siamese, taught by the moving average of the weights through predictors, so
-that a batch of 16 does; both sides end in a small network of their own, because both have to come towards each other.
+that a batch of 16 does; both sides end in a small network of their own, because both have to come towards each other,
+and in their predictor: predictions are what meets (before them the gap is wider than after InfoNCE).
 Run:     clapkit train slap --data clips.jsonl --out run
 Cost:    1.5 times the core time of `contrastive` at the same batch (16 clips of 5 s: 0.40 s against 0.27 a step)
 Effect:  on made sounds the two sides meet (tests/training/test_companions.py); not measured on real sound yet
