@@ -33,6 +33,8 @@ class TrainSettings:
                        refused with micro-batches; "microbatch": statistics of the micro-batch; "frozen": running ones
     parallel           what several processes hold. "ddp": each the whole model; "fsdp": each a share of the towers and
                        of what the optimizer remembers of them (`training.parallel`). One alone holds everything
+    checkpoint_activations  the blocks of transformers keep their inputs alone and are computed again for the gradient
+                       (`nets.blocks.recomputed`): the same gradient in a part of the memory, a third slower
     """
 
     epochs: float = 40.0
@@ -56,6 +58,7 @@ class TrainSettings:
     micro_batch: int | None = field(default=None, metadata={"omit_default": True})
     batch_norm: StepNorm = field(default="live", metadata={"omit_default": True})
     parallel: Parallel = field(default="ddp", metadata={"omit_default": True})
+    checkpoint_activations: bool = field(default=False, metadata={"omit_default": True})
 
     def __post_init__(self) -> None:
         for name in ("lr", "clip_norm", "epochs", "checkpoint_s"):
@@ -146,6 +149,11 @@ class TuneSettings:
                   of new sound would replace them; "live": as in training from nothing
     blend         the result is (1 - blend) x given weights + blend x trained ones (WiSE-FT, Wortsman et al. 2022):
                   0 gives the given model back, 1 what training ended with
+    lora_rank     low-rank adapters learn in place of the weights (`training.lora`): beside every linear layer in the
+                  blocks of the audio tower and, with learns="heads" or "full", of the text tower. Whatever else the
+                  model has stays to the bit, heads, temperature and statistics too. Adapters learn at the rate of a
+                  head: `tower_rate` and `layer_decay` are for weights that were trained before. None: no adapters
+    lora_alpha    what they add counts lora_alpha / lora_rank times; None: twice the rank
     """
 
     learns: Learns = "audio_head"
@@ -153,6 +161,8 @@ class TuneSettings:
     layer_decay: float = 0.75
     batch_norm: BatchNorm = "frozen"
     blend: float = 1.0
+    lora_rank: int | None = field(default=None, metadata={"omit_default": True})
+    lora_alpha: float | None = field(default=None, metadata={"omit_default": True})
 
     def __post_init__(self) -> None:
         for name, known in (("learns", get_args(Learns)), ("batch_norm", get_args(BatchNorm))):
@@ -165,3 +175,15 @@ class TuneSettings:
                 raise SpecError(f"{name} is a factor above 0 and at most 1, not {getattr(self, name)}")
         if not 0 <= self.blend <= 1:
             raise SpecError(f"blend is a share between 0 and 1, not {self.blend}")
+        self._check_lora()
+
+    def _check_lora(self) -> None:
+        rank, alpha = self.lora_rank, self.lora_alpha
+        if rank is not None and (type(rank) is not int or rank < 1):
+            raise SpecError(f"lora_rank is a whole number, 1 or more, or none for no adapters, not {rank!r}")
+        if alpha is not None and not (isinstance(alpha, (int, float)) and 0 < alpha < math.inf):
+            raise SpecError(f"lora_alpha has to be a number above 0, or none for twice the rank, not {alpha!r}")
+        if alpha is not None and rank is None:
+            raise SpecError(f"lora_alpha={alpha} belongs to adapters, and there are none: set lora_rank too")
+        if rank is not None and self.batch_norm != "frozen":
+            raise SpecError(f"with lora_rank={rank} the model stays as it is, so batch_norm has to be 'frozen'")

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from clapkit.data.batches import BatchSize
 from clapkit.data.clip import Clip
-from clapkit.errors import RecipeError
+from clapkit.errors import ModelError, RecipeError
+from clapkit.heads.anchors import AnchoredLinear
 from clapkit.model import DualEncoder, Windowing
-from clapkit.native import Loaded, tensors_digest, tokenizer_of
+from clapkit.native import Loaded, save, tensors_digest, tokenizer_of
+from clapkit.nets.blocks import transformer_blocks
+from clapkit.objectives.sigmoid import PairwiseSigmoid
 from clapkit.recipe import Recipe
 from clapkit.spec import Spec, derive
 from clapkit.text.locate import fetch_tokenizer
@@ -21,6 +26,7 @@ from clapkit.text.tokenizers import TextTokenizer
 from clapkit.training import tuning
 from clapkit.training.checkpoint import learnt_state
 from clapkit.training.gradient_cache import check_norms
+from clapkit.training.lora import Adapters
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,7 @@ class Beginning:
     folder     where the given model was read from
     weights    what was given of all that learns, for blending; None where the result is not blended
     origin     what `native.save` writes about where the weights came from
+    adapters   low-rank adapters that stand in the model, if that is what learns
     """
 
     model: DualEncoder
@@ -43,6 +50,31 @@ class Beginning:
     folder: Path | None = None
     weights: dict[str, torch.Tensor] | None = None
     origin: Mapping[str, Any] = field(default_factory=dict)
+    adapters: Adapters | None = None
+
+    @torch.no_grad()
+    def finish(self, recipe: Recipe, out: Path, *, vectors_of_texts: Callable[[], torch.Tensor]) -> str:
+        """Make a model folder `out`/model of what training left, and return its space_id.
+
+        The result is blended as the recipe says; adapters are saved in `out`/adapter and merged; a head with anchors
+        gets those of the run's texts (`vectors_of_texts`), unless it belongs to what adapters leave as it is.
+        """
+        model = self.model
+        if self.weights is not None and recipe.tune is not None:
+            tuning.blend(model.state_dict(), self.weights, share=recipe.tune.blend)
+        if self.adapters is not None and recipe.tune is not None:
+            self.adapters.shorten(recipe.tune.blend)
+            self.adapters.save(out / "adapter")
+            self.adapters.merge()
+        elif isinstance(model.audio_head, AnchoredLinear):
+            model.audio_head.add(vectors_of_texts())
+        try:
+            return save(model, self.spec, out / "model", tokenizer=self.tokenizer, **self.origin)
+        except (OSError, SafetensorError) as error:
+            raise ModelError(
+                f"the model could not be written to {out / 'model'}: {error}. What it learnt is in the last "
+                "checkpoint: make room and go on from it (resume=True, --resume)"
+            ) from error
 
 
 def begin(recipe: Recipe, start: Loaded | None, where: torch.device, *, split: bool = False) -> Beginning:
@@ -62,15 +94,18 @@ def begin(recipe: Recipe, start: Loaded | None, where: torch.device, *, split: b
         raise RecipeError("this recipe trains a model further and was given none: say which with --from (start=)")
     model, tokenizer = start.model, _tokenizer(start)
     tuning.choose_what_learns(model, recipe.tune)
+    adapters = tuning.adapted(model, recipe.tune, seed=recipe.train.seed, start=start.space_id)
     _check_together(recipe, model, split)
     model = _placed(model, where)
     identity = f"{start.space_id}/{tensors_digest(learnt_state(model))[:16]}"
-    kept = {name: tensor.clone() for name, tensor in learnt_state(model).items()} if recipe.tune.blend < 1 else None
+    kept = None
+    if recipe.tune.blend < 1 and adapters is None:  # adapters know by themselves what they add
+        kept = {name: tensor.clone() for name, tensor in learnt_state(model).items()}
     model_spec = derive(start.spec, frozen_text=model.frozen_text)
     batch = fitted(recipe.batch, model.windowing)
     told = replace(start.report, notes=(*start.report.notes, f"trained further with clapkit from {start.space_id}"))
     origin = {"report": told, "aside": start.aside, "pad_id": start.pad_id}
-    return Beginning(model, tokenizer, model_spec, batch, identity, start.folder, kept, origin)
+    return Beginning(model, tokenizer, model_spec, batch, identity, start.folder, kept, origin, adapters)
 
 
 def _tokenizer(start: Loaded) -> TextTokenizer:
@@ -104,10 +139,17 @@ _OF_THE_DATA: dict[str, Callable[[Clip], bool]] = {
 
 
 def check_fed(recipe: Recipe, clips: Sequence[Clip]) -> None:
-    """Raise RecipeError where an objective needs what no clip has and neither view nor companion makes.
+    """Warn of a batch larger than the data. Raise RecipeError where an objective needs what no clip has and neither
+    view nor companion makes.
 
     `clips` are as the text views describe them. Values every clip has to have.
     """
+    if recipe.batch.clips > len(clips):
+        warnings.warn(
+            f"a batch has {recipe.batch.clips} clips and the data {len(clips)}: every batch holds clips more than "
+            f"once. With batch.clips={len(clips)} or less it does not",
+            stacklevel=2,
+        )
     made = {name for part in (*recipe.views, *recipe.beside) for name in part.adds}
     asked = {need for objective in recipe.objectives for need in objective.needs}
     lacking = [clip.id for clip in clips if not clip.values] if "value" in asked else []
@@ -139,6 +181,18 @@ def _built(recipe: Recipe, where: torch.device, split: bool) -> Beginning:
 
 def _check_together(recipe: Recipe, model: DualEncoder, split: bool) -> None:
     """Refuse parts of the recipe that do not suit the model."""
+    for objective in recipe.objectives:
+        if model.bias is None and _has_sigmoid(objective):
+            raise RecipeError(
+                f"{objective!r} adds a learnt bias to its logits, and this model has none: give it one with "
+                "model.pair_bias=-10 (about -log of the wrong texts to a right one), or take InfoNCE"
+            )
+    towers = [tower for tower in (model.audio, None if model.frozen_text else model.text) if tower is not None]
+    if recipe.train.checkpoint_activations and not any(transformer_blocks(tower) for tower in towers):
+        raise RecipeError(
+            f"train.checkpoint_activations: {' and '.join(type(t).__name__ for t in towers)} that learn have no "
+            "transformer blocks to compute again; set it to false, and train.micro_batch to save memory"
+        )
     if recipe.sampler.embeds and not model.frozen_text:
         raise RecipeError(
             f"{recipe.sampler!r} goes by what the text tower says, and that changes while the tower learns: "
@@ -151,6 +205,15 @@ def _check_together(recipe: Recipe, model: DualEncoder, split: bool) -> None:
     tuning.to_training_mode(model, recipe.tune)
     check_norms(model)
     model.train(mode)
+
+
+def _has_sigmoid(part: Any) -> bool:
+    """Whether a PairwiseSigmoid is in an objective, or in one that it is made of."""
+    if isinstance(part, PairwiseSigmoid):
+        return True
+    if isinstance(part, tuple):
+        return any(map(_has_sigmoid, part))
+    return is_dataclass(part) and any(_has_sigmoid(getattr(part, f.name)) for f in fields(part))
 
 
 def _placed(model: DualEncoder, where: torch.device) -> DualEncoder:

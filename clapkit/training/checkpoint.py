@@ -155,11 +155,20 @@ def write(
         _flush(partial)
         shutil.rmtree(final, ignore_errors=True)
         partial.replace(final)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(_not_written(final, tensors, error)) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     for old in list_steps(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return final
+
+
+def _not_written(final: Path, tensors: Mapping[str, torch.Tensor], error: Exception) -> str:
+    needed = sum(t.numel() * t.element_size() for t in tensors.values()) / 2**20
+    kept = list_steps(final.parent)
+    left = f"'{kept[-1].name}' is whole: make room and go on from it (resume=True, --resume)" if kept else "none exists"
+    return f"the checkpoint {final} of {needed:.0f} MiB could not be written: {error}. Of earlier ones, {left}"
 
 
 def _flush(folder: Path) -> None:

@@ -30,10 +30,9 @@ from clapkit.data.cache import CachedAudio, cache_audio
 from clapkit.data.clip import Clip
 from clapkit.errors import DataError, ModelError, RecipeError, SpecError
 from clapkit.files import atomic_file
-from clapkit.heads.anchors import AnchoredLinear
 from clapkit.heads.emphasis import TextEmphasis
 from clapkit.model import DualEncoder
-from clapkit.native import Loaded, save
+from clapkit.native import Loaded
 from clapkit.progress import ProgressBar
 from clapkit.recipe import Recipe
 from clapkit.training import checkpoint
@@ -49,7 +48,8 @@ from clapkit.training.parallel.sharding import clip_gradients, whole_model
 from clapkit.training.stages import check_names, freeze, stretches
 from clapkit.training.step import EncodeTexts, How, take_step
 from clapkit.training.text_features import TextFeatures
-from clapkit.training.tuning import blend, rate_shares, to_training_mode
+from clapkit.training.tuning import rate_shares, to_training_mode
+from clapkit.training.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def _train(
     end = total if ways.stop_at_step is None else min(total, ways.stop_at_step)
     saved_at = time.monotonic()
     waited, busy, counted = 0.0, 0.0, first
-    how = replace(_how(recipe, encode_texts, loader, precision), text_features=text_features)
+    how, watch = replace(_how(recipe, encode_texts, loader, precision), text_features=text_features), Watch()
     how, stretch = replace(how, ranks=processes.ranks, beside=beside), None
     shown = ProgressBar("training", total, first=first, shown=progress)
     logs = Logs(out, first_step=first, services=ways.services, about=told) if processes.is_first else nullcontext()
@@ -180,11 +180,12 @@ def _train(
                 to_training_mode(model, recipe.tune)
                 freeze(model, stretch, learning)
                 objective = companions.with_predictions(stretch.objective)
-                how = replace(how, extras=companions.extras(stretch.objective))
+                how = replace(how, extras=companions.extras(stretch.objective), watch=watch)
             rate = stretch.lr_at(step)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["share"]
             optimizer.zero_grad(set_to_none=True)
+            watch.wanted = (step + 1) % recipe.train.log_every == 0 or step + 1 == end
             losses = take_step(model, objective, batch, how)
             value = float(sum(losses.values()))
             learnt = [*(p for _, p in model.learnt()), *beside]
@@ -199,13 +200,15 @@ def _train(
             keeper.step = step + 1
             now = time.monotonic()
             waited, busy, mark = waited + ready - mark, busy + now - ready, now
-            if (step + 1) % recipe.train.log_every == 0 or step + 1 == end:
+            if watch.wanted:
                 passed = max(waited + busy, 1e-9)
                 speed = (step + 1 - counted) * recipe.batch.clips / passed
                 about = {"lr": rate, "scale": float(model.scale.detach()), "clips_per_s": speed}
                 parts = {name: float(part) for name, part in losses.items()}
                 if log is not None:
-                    log.write({"step": step, "loss": value, **parts, **about, "wait_share": waited / passed})
+                    log.write(
+                        {"step": step, "loss": value, **parts, **about, "wait_share": waited / passed, **watch.report()}
+                    )
                 waited, busy, counted = 0.0, 0.0, step + 1
                 bar.update(step + 1, note=f"loss {value:.3f}  {speed:.0f} clips/s")
             if due or step + 1 == end:
@@ -216,15 +219,10 @@ def _train(
         return None
     companions.give_result(model)
     model = model if frame is None else whole_model(model, frame)
-    begun, encode_texts = replace(begun, model=model.eval()), encoder_of(model)
-    if begun.weights is not None and recipe.tune is not None:
-        blend(model.state_dict(), begun.weights, share=recipe.tune.blend)
-    if isinstance(model.audio_head, AnchoredLinear):
-        model.audio_head.add(_in_parts(encode_texts, loader.all_texts()))
-    space = ""
-    if processes.is_first:
-        model_spec = companions.finish_heads(model, begun.spec)
-    space = save(model, model_spec, out / "model", tokenizer=begun.tokenizer, **begun.origin)
+    model_spec = companions.finish_heads(model.eval(), begun.spec)
+    begun, encode_texts = replace(begun, model=model, spec=model_spec), encoder_of(model)
+    texts = partial(_in_parts, encode_texts, loader.all_texts())
+    space = begun.finish(recipe, out, vectors_of_texts=texts) if processes.is_first else ""
     space = processes.of_first(space)  # nobody is done before the model is there
     return Run(out, total, time.monotonic() - started, space)
 
@@ -239,11 +237,12 @@ def _loader_settings(recipe: Recipe, batch: BatchSize) -> dict[str, Any]:
 def _how(recipe: Recipe, encode_texts: EncodeTexts, loader: Loader, precision: str) -> How:
     train = recipe.train
     how = How(encode_texts, loader.mel_views, precision, drop_tokens=train.drop_tokens, seed=train.seed)
+    how = replace(how, recompute=train.checkpoint_activations)
     return replace(how, micro_batch=train.micro_batch, batch_norm=train.batch_norm)
 
 
 def _rate_shares(recipe: Recipe, model: DualEncoder) -> dict[str, float] | None:
-    if recipe.tune is None:
+    if recipe.tune is None or recipe.tune.lora_rank is not None:
         return None
     names = (name for name, _ in model.named_parameters())
     return rate_shares(names, decay=recipe.tune.layer_decay, tower=recipe.tune.tower_rate)

@@ -21,6 +21,7 @@ from clapkit.data.batches import Batch
 from clapkit.data.sampling import TOKENS, stream
 from clapkit.errors import RecipeError, SpecError, nearest_name
 from clapkit.model import DualEncoder
+from clapkit.nets.blocks import recomputed
 from clapkit.nets.products import quick_products
 from clapkit.objectives.base import Embeddings, Objective
 from clapkit.objectives.contrast import wide
@@ -75,6 +76,8 @@ class How:
                   (`gradient_cache`); None: at once
     batch_norm    "live": statistics of the whole batch; refused where it is not encoded as a whole. "microbatch": of
                   the clips that are encoded together. "frozen": the running ones, unchanged
+    recompute     blocks of transformers keep their inputs alone (`nets.blocks.recomputed`): the same gradient
+    watch         is shown the fields of `Embeddings` that the model made of the batch
     extras        teachers and predictors, see `Extra`
     ranks         the other processes that take this step with the same batch; None: there are none
     beside        what learns beside the model, in extras or objective: with `ranks` its gradients are averaged too
@@ -88,6 +91,8 @@ class How:
     seed: int = 0
     micro_batch: int | None = None
     batch_norm: Norms = "live"
+    recompute: bool = False
+    watch: Callable[[Mapping[str, torch.Tensor]], None] | None = None
     extras: Sequence[Extra] = ()
     ranks: Ranks | None = None
     beside: Sequence[torch.nn.Parameter] = ()
@@ -122,6 +127,8 @@ def take_step(model: DualEncoder, objective: Objective, batch: Batch, how: How) 
     makers = [partial(encode, rows, columns) for rows, columns in _pieces(shares, pieces)]
 
     def losses(made: Mapping[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
+        if how.watch is not None:
+            how.watch(made)
         z = _assembled(model, objective, batch, how.ranks.joined(made) if how.ranks else made)
         if how.ranks is not None:
             yield how.ranks.losses(objective, z)
@@ -131,7 +138,8 @@ def take_step(model: DualEncoder, objective: Objective, batch: Batch, how: How) 
             for some in _blocks(z):
                 yield row_losses(objective, replace(z, scale=model.scale), *some)
 
-    with quick_products(model.device), norms_at_rest(model, wanted=how.batch_norm == "frozen"):
+    towers = (model.audio, model.text) if how.recompute else ()
+    with quick_products(model.device), norms_at_rest(model, wanted=how.batch_norm == "frozen"), recomputed(*towers):
         if pieces == 1:
             found = next(losses(makers[0]()))
             torch.autograd.backward(_total(found))

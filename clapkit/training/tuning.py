@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from clapkit.errors import RecipeError
 from clapkit.model import DualEncoder
 from clapkit.train_settings import TuneSettings
+from clapkit.training.lora import Adapters
 
 # The parts that learn; the temperature learns with all of them unless the model fixes it.
 _LEARNING = {
@@ -19,7 +20,25 @@ _LEARNING = {
     "heads": ("audio_head", "text_head"),
     "audio_head": ("audio_head",),
 }
+# With adapters: the towers that get them. A head is small enough to learn itself, and stays.
+_ADAPTED = {"full": ("audio", "text"), "heads": ("audio", "text"), "audio": ("audio",), "audio_head": ("audio",)}
 _NUMBERED = re.compile(r"^(.*?)(\d+)(?:\.|$)")
+
+
+def learning_parts(settings: TuneSettings) -> tuple[str, ...]:
+    """The parts of a model in which something learns."""
+    return (_LEARNING if settings.lora_rank is None else _ADAPTED)[settings.learns]
+
+
+def adapted(model: DualEncoder, settings: TuneSettings, *, seed: int, start: str) -> Adapters | None:
+    """Put adapters into the model where `settings` has a rank for them; nothing but them learns then.
+
+    Raises RecipeError for a tower without layers for them, MissingExtraError without peft.
+    """
+    if settings.lora_rank is None:
+        return None
+    rank, alpha = settings.lora_rank, settings.lora_alpha or 2.0 * settings.lora_rank
+    return Adapters(model, towers=learning_parts(settings), rank=rank, alpha=alpha, seed=seed, start=start)
 
 
 def choose_what_learns(model: DualEncoder, settings: TuneSettings) -> None:
@@ -27,7 +46,7 @@ def choose_what_learns(model: DualEncoder, settings: TuneSettings) -> None:
 
     Raises RecipeError where these parts have no weights.
     """
-    parts = _LEARNING[settings.learns]
+    parts = learning_parts(settings)
     fixed = not model.logit_scale.requires_grad
     model.requires_grad_(False)
     for part in parts:
@@ -51,7 +70,7 @@ def to_training_mode(model: DualEncoder, settings: TuneSettings | None) -> None:
     if settings is None:
         return
     for part in ("audio", "text", "text_head"):
-        if part not in _LEARNING[settings.learns]:
+        if part not in learning_parts(settings):
             getattr(model, part).eval()
     if settings.batch_norm == "frozen":
         for module in model.modules():
