@@ -2,7 +2,7 @@
 
 Run:   python benchmarks/train_data_path.py --data DATA/esc50/manifest.csv [--clips 512] [--epochs 4] [--threads 2]
 
-first epoch   `cache_audio` into an empty folder, clips of 5 s in Ogg Opus at 48 kHz, decoded to 16 kHz in processes as
+first epoch   `cache_audio` into an empty folder, clips of 5 s in Ogg Opus at 48 kHz, decoded to 32 kHz in processes as
               training does it. Core time is that of this process and of all decoders, their start included.
 later epochs  The recipe `contrastive` on the same clips, decoded before; wait_share of log.jsonl, the share of the time
               in which a step had no batch yet. Steps of the first epoch are left out.

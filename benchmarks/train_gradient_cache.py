@@ -2,7 +2,7 @@
 
 Run:   python benchmarks/train_gradient_cache.py [--threads 2] [--sizes 64,512,2048,8192] [--plot docs/FILE.svg]
 
-Clips of the sound world, 2 s at 16 kHz: 256 of them, each row of a batch one of these at another place and level. The
+Clips of the sound world, 4 s at 32 kHz: 128 of them, each row of a batch one of these at another place and level. The
 model is the residual network of the recipe `soundworld`, in bf16, with cached text vectors and batch norm over
 micro-batches.
 
@@ -11,15 +11,14 @@ memory   Each batch size in a process of its own. Counted is what a step adds to
          texts and targets are there. That is more than autograd holds: temporaries, workspaces of kernels and what
          malloc keeps are in it, as a memory limit sees them. Weights are not in it, gradients are. Plain steps without
          the cache stand beside it, up to --plain-up-to clips.
-time     One process: plain steps of 64 clips, a step of the largest batch through the cache, plain steps again. The
-         ratio is seconds a clip of the large step over the median of the plain ones.
+time     One process, in turns: a step of --timed clips through the cache, and plain steps of 64 for as many clips.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
-import statistics
 import subprocess
 import sys
 import time
@@ -29,6 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 from machine import described
+from train_turns import in_turns, ratio
 
 from clapkit.audio.mel import ECONOMICAL
 from clapkit.audio.resample import resample
@@ -42,7 +42,7 @@ from clapkit.towers.resnet import ResNetTower
 from clapkit.training.step import How, take_step
 
 RESULTS = Path(__file__).parent / "results" / "train_gradient_cache.json"
-MICRO, CLIP_S, DIMENSION, DISTINCT = 64, 2.0, 384, 256
+MICRO, CLIP_S, DIMENSION, DISTINCT = 64, 4.0, 384, 128
 
 
 class Bench:
@@ -105,6 +105,8 @@ def memory(field: str) -> float:
 
 def memory_of(clips: int, micro_batch: int | None) -> dict[str, Any]:
     bench = Bench(clips)
+    if hasattr(ctypes.CDLL(None), "malloc_trim"):  # what making the sounds has left behind would hide what is needed
+        ctypes.CDLL(None).malloc_trim(0)
     before = memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak starts anew
     seconds = bench.step(clips=clips, micro_batch=micro_batch)
@@ -117,22 +119,23 @@ def memory_of(clips: int, micro_batch: int | None) -> dict[str, Any]:
     }
 
 
-def time_of(clips: int, *, plain_steps: int) -> dict[str, Any]:
+def time_of(clips: int, *, budget_s: float) -> dict[str, Any]:
     bench = Bench(clips)
-    bench.step(clips=MICRO, micro_batch=None)  # warms up
-    plain_s = [bench.step(clips=MICRO, micro_batch=None) for _ in range(plain_steps)]
-    cached_s = bench.step(clips=clips, micro_batch=MICRO)
-    plain_s += [bench.step(clips=MICRO, micro_batch=None) for _ in range(plain_steps)]
-    plain_ms = [1e3 * s / MICRO for s in plain_s]
-    cached_ms = 1e3 * cached_s / clips
+
+    def plain(number: int) -> None:
+        for _ in range(clips // MICRO):
+            bench.step(clips=MICRO, micro_batch=None)
+
+    def cached(number: int) -> None:
+        bench.step(clips=clips, micro_batch=MICRO)
+
+    took = in_turns({"plain": plain, "cached": cached}, budget_s=budget_s)
+    each_ms = {name: round(1e3 * float(np.median(times)) / clips, 3) for name, times in took.items()}
     return {
         "clips": clips,
-        "plain_ms_per_clip": round(statistics.median(plain_ms), 3),
-        "plain_ms_per_clip_before_and_after": [
-            round(statistics.median(half), 3) for half in (plain_ms[:plain_steps], plain_ms[plain_steps:])
-        ],
-        "cached_ms_per_clip": round(cached_ms, 3),
-        "ratio": round(cached_ms / statistics.median(plain_ms), 3),
+        "rounds": len(took["plain"]),
+        "ms_per_clip": each_ms,
+        **ratio(took["cached"], took["plain"]),
     }
 
 
@@ -167,7 +170,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--sizes", default="64,512,2048,8192")
     parser.add_argument("--plain-up-to", type=int, default=512)
-    parser.add_argument("--plain-steps", type=int, default=8, help="of the timing, before and after the large one")
+    parser.add_argument("--timed", type=int, default=512)
+    parser.add_argument("--seconds", type=float, default=60.0, help="of the timing")
     parser.add_argument("--parts", default="memory,time")
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--json", type=Path, default=RESULTS)
@@ -176,23 +180,23 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     if arguments.child:
         part, clips, micro = arguments.child[0], int(arguments.child[1]), int(arguments.child[2]) or None
-        found = memory_of(clips, micro) if part == "memory" else time_of(clips, plain_steps=arguments.plain_steps)
+        found = memory_of(clips, micro) if part == "memory" else time_of(clips, budget_s=arguments.seconds)
         print(json.dumps(found))
         return
     sizes = sorted(int(size) for size in arguments.sizes.split(","))
     result = json.loads(arguments.json.read_text(encoding="utf-8")) if arguments.json.exists() else {}
-    common = ("--threads", str(arguments.threads), "--plain-steps", str(arguments.plain_steps))
+    common = ("--threads", str(arguments.threads), "--seconds", str(arguments.seconds))
     if "memory" in arguments.parts:
         plain = [size for size in sizes if size <= arguments.plain_up_to]
         wanted = [(size, 0) for size in plain] + [(size, MICRO) for size in sizes if size > MICRO]
         rows = [child(*common, "--child", "memory", str(size), str(micro)) for size, micro in wanted]
         base = next(row["step_mib"] for row in rows if row["clips"] == MICRO)
-        result["memory"] = {"rows": rows, "largest_over_64": round(rows[-1]["step_mib"] / base, 3)}
+        result["memory"] = {"clip_s": CLIP_S, "rows": rows, "largest_over_64": round(rows[-1]["step_mib"] / base, 3)}
         if arguments.plot:
             plot(rows, arguments.plot)
     if "time" in arguments.parts:
-        result["time"] = child(*common, "--child", "time", str(sizes[-1]), str(MICRO))
-    result |= {"clip_s": CLIP_S, "threads": arguments.threads, "machine": described("torch", "numpy")}
+        result["time"] = child(*common, "--child", "time", str(arguments.timed), str(MICRO))
+    result |= {"threads": arguments.threads, "machine": described("torch", "numpy")}
     arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 

@@ -96,7 +96,7 @@ class Arm:
         summary_BD.float().square().mean().backward()
 
 
-def speed(arguments: argparse.Namespace) -> dict[str, Any]:
+def speed(arguments: argparse.Namespace, told: Callable[[dict[str, Any]], None]) -> None:
     torch.set_num_threads(arguments.threads)
     cases = [(clip_s, precision) for clip_s in (5.0, 10.0) for precision in ("fp32", "bf16")]
     rows = []
@@ -112,7 +112,8 @@ def speed(arguments: argparse.Namespace) -> dict[str, Any]:
         row["step"], row["tower"] = (ratio(took[whole], took[fewer]) for took in (steps, towers))
         rows.append(row)
         print(row, flush=True)
-    return {"threads": arguments.threads, "batch_clips": CLIPS, "rows": rows, "machine": described("torch", "numpy")}
+        machine = described("torch", "numpy")
+        told({"threads": arguments.threads, "batch_clips": CLIPS, "rows": rows, "machine": machine})
 
 
 def hits_of(folder: Path, test: list[clapkit.Clip]) -> list[int]:
@@ -187,7 +188,7 @@ def main() -> None:
 
     told = partial(write_part, arguments.json, arguments.part)
     if arguments.part == "speed":
-        told(speed(arguments))
+        speed(arguments, told)
     else:
         accuracy(arguments, told)
 

@@ -142,10 +142,10 @@ def contrast(audio_BD: torch.Tensor, texts_UD: torch.Tensor, scale: torch.Tensor
     return (F.cross_entropy(logits_BU, own_B) + F.cross_entropy(logits_BU.T, own_B)) / 2
 
 
-def contest(folder: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+def contest(folder: Path, arguments: argparse.Namespace) -> None:
     samples_BN, texts_UD = sounds(arguments.batch), texts(arguments.batch)
     precisions = arguments.precisions.split(",")
-    rows = []
+    rows: list[dict[str, Any]] = []
     for precision in precisions:
         ours, peer = (kind(folder, samples_BN, texts_UD, precision=precision) for kind in (Ours, Peer))
         ours.step(0)
@@ -160,7 +160,8 @@ def contest(folder: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]
             row[name] = {"clips_per_s": rate, **ratio(took["peer"], took["ours"]), "rounds": len(took["ours"])}
         print(row, flush=True)
         rows.append(row)
-    return rows
+        told = {"threads": arguments.threads, "rows": rows, "machine": described("torch", "transformers", "numpy")}
+        write_part(arguments.json, f"batch_{arguments.batch}", told)  # row by row: an interruption costs the rest alone
 
 
 def texts(count: int) -> torch.Tensor:
@@ -190,10 +191,8 @@ def main() -> None:
         write_model(Path(scratch))
         if arguments.profile:
             profile(Path(scratch), arguments)
-            return
-        rows = contest(Path(scratch), arguments)
-    machine = described("torch", "transformers", "numpy")
-    write_part(arguments.json, f"batch_{arguments.batch}", {"threads": arguments.threads, "rows": rows, **machine})
+        else:
+            contest(Path(scratch), arguments)
 
 
 if __name__ == "__main__":
