@@ -60,12 +60,13 @@ class Predictors:
     """Two small networks, one for sound and one for texts, that guess the teacher's vector from the model's own (BYOL,
     Grill et al. 2020; card 077). They learn with the model.
 
-    result   the run ends with their predictions: each becomes the last part of its head (`heads.predicted`). Before
-             the predictors the two sides need not lie together. False: they are left behind
+    result   the run ends with their predictions: each becomes the last part of its head (`heads.predicted`). For
+             objectives that ask the predictors of both sides for the same, because before them the sides need not lie
+             together. False: they are left behind
     """
 
     hidden_width: int = 2048
-    result: bool = field(default=True, metadata={"omit_default": True})
+    result: bool = field(default=False, metadata={"omit_default": True})
 
     adds: ClassVar[tuple[str, ...]] = _PREDICTIONS
 

@@ -22,7 +22,9 @@ from clapkit.training.loop import train
 @pytest.fixture
 def slap(tiny_recipe):
     train_settings = replace(tiny_recipe.train, steps=6, ema=0.9, ema_result=False)
-    return tiny_recipe.but(objective=Siamese(), beside=(Teacher(), Predictors(hidden_width=24)), train=train_settings)
+    return tiny_recipe.but(
+        objective=Siamese(), beside=(Teacher(), Predictors(hidden_width=24, result=True)), train=train_settings
+    )
 
 
 def test_what_is_embedded_is_the_prediction_made_of_what_the_heads_alone_say(slap, toy_clips, tmp_path):
