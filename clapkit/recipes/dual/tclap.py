@@ -1,6 +1,6 @@
 """T-CLAP: the order of events matters (card 006).
 
-Differs from `contrastive`: many clips are joined in a known order, and their captions with the events exchanged are
+Differs from `contrastive`: some clips are joined in a known order, and their captions with the events exchanged are
 wrong texts of their own. Both sides read in order, because a frozen sentence vector hardly tells two orders apart and
 a mean over frames not at all. Sounds are not rotated: captions would be false.
 Run:     clapkit train tclap --data clips.jsonl --out run
@@ -37,7 +37,7 @@ recipe = contrastive.but(
         LabelPrompts(per_clip=4),
         Gain(),
         MixClips(p=0.25),
-        Concatenate(longest_s=4.0, p=0.9),
+        Concatenate(longest_s=4.0),
         SpecAugment(time_stripes=1),
     ),
     batch=BatchSize(clips=64, clip_s=4.0),
