@@ -17,12 +17,14 @@ Pre-registered
     must       slap - infonce, mean over 3 seeds, is below 0 with its whole 95 % interval (recordings resampled, the
                same for all), and no collapse: zero-shot top-1 of slap at least 0.9 times that of infonce
     aim        zero-shot top-1 and R@10 in both directions of slap not below those of infonce
-    control    zero-shot top-1 of shuffled: its interval over the seeds together holds chance, 0.02
+    control    zero-shot top-1 of shuffled is not above chance, 0.02, with the low end of its interval over the seeds
+               together (classes resampled, because such a model takes all of a class for the same wrong one)
     beside     separability, pair cosine, spreads and effective ranks (`clapkit.bridge.measure`)
     before     Both sides from nothing, 1,500 steps on folds 1 and 2: top-1 on fold 3 was 0.09 with slap and 0.44 with
                infonce, and the gap to captions 0.25 against 0.31: pulling alone gives a small tower from nothing hardly
                seven directions, so the tower is given here. What is compared are the predictions: before the
-               predictors, gaps were larger than those of InfoNCE (0.6 to 0.8)
+               predictors, gaps were larger than those of InfoNCE (0.6 to 0.8). As here, on fold 3, one seed and 400
+               steps: gap 0.195 with slap and 0.326 with infonce, top-1 0.70 and 0.65
 
 Run     python proofs/slap_batch16.py --data DATA --out RUNS [--seeds 3]
 An arm and seed that has ended is not trained again; one that was interrupted goes on.
@@ -48,7 +50,7 @@ from clapkit.data.batches import BatchSize
 from clapkit.data.clip import Clip
 from clapkit.data.manifest import read_all
 from clapkit.data.texts import TextChoice
-from clapkit.evaluation.metrics import mean_of
+from clapkit.evaluation.metrics import bootstrap_interval, mean_of
 from clapkit.evaluation.retrieval import retrieval
 from clapkit.evaluation.zero_shot import class_vectors, zero_shot
 from clapkit.recipe import Recipe
@@ -162,6 +164,7 @@ def make_row(arm: str, seed: int, folder: Path, *, data: Path) -> Mapping[str, A
         "accuracy": shot.metrics["accuracy"].value,
         "r@10_text_to_audio": found["r@10_text_to_audio"].value,
         "r@10_audio_to_text": found["r@10_audio_to_text"].value,
+        "recalls": [entry["recall"] for entry in shot.per_class.values()],
         # The same resampled data sets in every row, so that rows can be compared.
         "gap_draws": np.round(distance_of(audio_ND, text_ND)(counts_SN), 4).tolist(),
         "accuracy_draws": np.round(mean_of(hits_N.astype(np.float64))(counts_SN), 4).tolist(),
@@ -196,9 +199,10 @@ def summary(rows: Sequence[runner.Row]) -> Mapping[str, Any]:
         ratio = told["slap"]["accuracy"] / max(told["infonce"]["accuracy"], 1e-9)
         high = told["slap - infonce"]["gap_draws"]["interval"][1]
         told["must"] = {"seeds": common, "gap is smaller": high < 0, "no collapse": ratio >= 0.9}
-    if "shuffled" in told:
-        low, high = told["shuffled"]["accuracy_interval"]
-        told["control at chance"] = bool(low <= 0.02 <= high)
+    control = [row["recalls"] for row in rows if row["arm"] == "shuffled"]
+    if control:
+        found = bootstrap_interval(np.mean(control, axis=0))
+        told["control"] = {"interval": found, "not above chance": found[0] <= 1 / len(control[0])}
     return told
 
 
