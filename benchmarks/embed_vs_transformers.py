@@ -140,26 +140,36 @@ def limits(threads: int) -> dict[str, float]:
     return {"threads": threads, **{name: round(value, 1) for name, value in found.items()}}
 
 
-def stages(clap: clapkit.Clap, peer: Peer, paths: list[Path]) -> dict[str, float]:
-    """Processor milliseconds a clip of each stage, one thread, batches of 8."""
+def stages(folder: Path, peer: Peer, paths: list[Path]) -> dict[str, float]:
+    """Processor milliseconds a clip of each stage in torch, one thread; our towers in batches of 2, as in a lane, the
+    rest in batches of 8."""
+    programs = {kind: clapkit.load(folder, device="cpu", precision=kind).program for kind in ("fp32", "bf16")}
     some = paths[:8]
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     sounds = [decode(path, rate_hz=48_000).samples for path in some]
     samples_BN = torch.from_numpy(np.stack(sounds))
     with torch.inference_mode():
-        features = clap.model.frontend(samples_BN)
+        frontend = programs["fp32"].model.frontend
+        features = frontend(samples_BN[:2])
         theirs = peer.features(sounds)
         measured = {
             "decode + resample": processor_ms(
                 lambda: [decode(path, rate_hz=48_000) for path in some], repeats=5, clips=8
             ),
-            "mel": processor_ms(lambda: clap.model.frontend(samples_BN), repeats=5, clips=8),
-            "tower and head, fp32": processor_ms(lambda: clap.model.encode_features(features), repeats=3, clips=8),
+            "mel": processor_ms(lambda: frontend(samples_BN), repeats=5, clips=8),
             "peer: read + resample": processor_ms(lambda: [peer.read(path) for path in some], repeats=5, clips=8),
             "peer: features": processor_ms(lambda: peer.features(sounds), repeats=3, clips=8),
-            "peer: tower and head": processor_ms(lambda: peer.embed(theirs), repeats=3, clips=8),
         }
+        for kind, program in programs.items():
+            peer.precision = kind
+            work = {
+                "tower and head": (lambda program=program: program.encode_features(features), 2),
+                "peer: tower and head": (lambda: peer.embed(theirs), 8),
+            }
+            for name, (does, clips) in work.items():
+                does()  # packs the weights
+                measured[f"{name}, {kind}"] = processor_ms(does, repeats=5, clips=clips)
     torch.set_num_threads(before)
     return {name: round(value, 1) for name, value in measured.items()}
 
@@ -202,7 +212,7 @@ def contest(paths: list[Path], folder: Path, arguments: argparse.Namespace) -> d
             **{f"{name}_ms_per_clip": round(1e3 * best[name] / len(paths), 1) for name in peers},
         },
         "clapkit": rows,
-        "stages_processor_ms_one_thread": stages(clapkit.load(folder, device="cpu"), peer, paths),
+        "stages_processor_ms_one_thread": stages(folder, peer, paths),
         "tower_mb_per_clip": moved_mb(clapkit.load(folder, device="cpu"), paths[0]),
     }
 
