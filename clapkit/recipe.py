@@ -19,7 +19,17 @@ from clapkit.train_settings import Stage, TrainSettings, TuneSettings
 # What a batch holds without any view: sound always, text because a clip without any is refused before training.
 _GIVEN = ("audio", "text")
 # What the data or the model may have: known when the run begins, and refused by the step where they have not.
-_FOUND_OUT = ("soft_target", "label", "tag", "audio_other", "frames", "frame_mask", "events", "private", "text_private")
+_FOUND_OUT: tuple[str, ...] = (
+    "soft_target",
+    "label",
+    "tag",
+    "audio_other",
+    "frames",
+    "frame_mask",
+    "events",
+    "private",
+    "text_private",
+)
 _FOUND_OUT += ("text_other",)
 _OF_FRAMEWISE = ("text_prior", "text_scale")  # of a model with such a head
 

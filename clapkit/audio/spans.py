@@ -109,7 +109,7 @@ def _refuse_longer(count: int, limit: float, span: Span, name: str) -> None:
 
 def cleaned(block: np.ndarray) -> tuple[np.ndarray, int]:
     """The block with NaN, infinite and absurd samples set to 0, and how many they were."""
-    if len(block) and -ABSURD <= block.min() and block.max() <= ABSURD:  # neither holds of NaN
+    if len(block) and block.min() >= -ABSURD and block.max() <= ABSURD:  # neither holds of NaN
         return block, 0
     good = np.abs(block) <= ABSURD
     bad = len(block) - int(np.count_nonzero(good))
