@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -169,3 +169,42 @@ def check_lengths(views: Iterable[Any], size: BatchSize) -> None:
                 f"{type(view).__name__} makes clips of up to longest_s={longest_s:g} s, and the batch holds "
                 f"clip_s={size.clip_s:g} s: make longest_s smaller or batch.clip_s larger"
             )
+
+
+def part_of(batch: Batch, rows: slice, columns: slice) -> Batch:
+    """The same batch with the clips `rows` and the texts `columns` alone; shares of target rows stay as they are."""
+    changes: dict[str, Any] = {"texts": batch.texts[columns], "other_texts": batch.other_texts[columns]}
+    if batch.wrong_sounds is not None:
+        changes["wrong_sounds"] = batch.wrong_sounds.of(columns)
+    for f in fields(batch):
+        value = getattr(batch, f.name)
+        if isinstance(value, np.ndarray):
+            changes[f.name] = value[rows]
+    for name in ("ids", "wrong", "events"):
+        changes[name] = getattr(batch, name)[rows]
+    changes["soft_target_BU"] = batch.soft_target_BU[rows, columns]
+    for name in ("mel_params", "other_mel_params"):
+        changes[name] = tuple(params[rows] for params in getattr(batch, name))
+    return replace(batch, **changes)
+
+
+def event_frames(batch: Batch, *, frames: int, rate_hz: float) -> np.ndarray:
+    """events_BUT: in which of `frames` frames, `rate_hz` a second, a text of the batch is heard; float32 [B, U, T].
+
+    1 in every frame that an event of that name touches. Where a clip's events are known at all, other texts are 0 in
+    it, but for its own captions: when these are heard nobody has said (NaN), nor anything of clips without events.
+    """
+    place = {text: u for u, text in enumerate(batch.texts)}
+    heard_BUT = np.full((len(batch.ids), len(batch.texts), frames), np.nan, np.float32)
+    for b, events in enumerate(batch.events):
+        if not events:
+            continue
+        heard_BUT[b, batch.soft_target_BU[b] == 0] = 0.0
+        named = [place[text] for text, _, _ in events if text in place]
+        heard_BUT[b, named] = 0.0
+        for text, onset_s, offset_s in events:
+            if text in place:
+                # Rounded: 0.29 s at 100 Hz are 28.999999999999996 frames.
+                first, last = np.floor(round(onset_s * rate_hz, 6)), np.ceil(round(offset_s * rate_hz, 6))
+                heard_BUT[b, place[text], max(0, int(first)) : max(0, int(last))] = 1.0
+    return heard_BUT

@@ -7,7 +7,8 @@ The batch is encoded, whole or in micro-batches; what came out, beside what is k
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any, Literal, get_args
@@ -17,7 +18,7 @@ import torch
 from torch.nn.functional import normalize
 
 from clapkit.audio.features import Features
-from clapkit.data.batches import Batch
+from clapkit.data.batches import Batch, event_frames, part_of
 from clapkit.data.sampling import TOKENS, stream
 from clapkit.errors import RecipeError, SpecError, nearest_name
 from clapkit.model import DualEncoder
@@ -77,6 +78,7 @@ class How:
     batch_norm    "live": statistics of the whole batch; refused where it is not encoded as a whole. "microbatch": of
                   the clips that are encoded together. "frozen": the running ones, unchanged
     recompute     blocks of transformers keep their inputs alone (`nets.blocks.recomputed`): the same gradient
+    compiled      a context in which towers are called compiled (`nets.blocks.Compiled`)
     watch         is shown the fields of `Embeddings` that the model made of the batch
     extras        teachers and predictors, see `Extra`
     ranks         the other processes that take this step with the same batch; None: there are none
@@ -92,6 +94,7 @@ class How:
     micro_batch: int | None = None
     batch_norm: Norms = "live"
     recompute: bool = False
+    compiled: Callable[[], AbstractContextManager[None]] = nullcontext
     watch: Callable[[Mapping[str, torch.Tensor]], None] | None = None
     extras: Sequence[Extra] = ()
     ranks: Ranks | None = None
@@ -138,8 +141,9 @@ def take_step(model: DualEncoder, objective: Objective, batch: Batch, how: How) 
             for some in _blocks(z):
                 yield row_losses(objective, replace(z, scale=model.scale), *some)
 
-    towers = (model.audio, model.text) if how.recompute else ()
-    with quick_products(model.device), norms_at_rest(model, wanted=how.batch_norm == "frozen"), recomputed(*towers):
+    at_rest = norms_at_rest(model, wanted=how.batch_norm == "frozen")
+    again = recomputed(model.audio, model.text, wanted=how.recompute)
+    with quick_products(model.device), at_rest, again, how.compiled():
         if pieces == 1:
             found = next(losses(makers[0]()))
             torch.autograd.backward(_total(found))
@@ -168,45 +172,6 @@ def batch_features(model: DualEncoder, batch: Batch, mel_views: Sequence[View]) 
             for b, frames in enumerate(counts):
                 changed[b, :frames] = view.apply(changed[b, :frames], params[b], {})
         return features.with_values(torch.from_numpy(np.ascontiguousarray(changed)).to(model.device))
-
-
-def part_of(batch: Batch, rows: slice, columns: slice) -> Batch:
-    """The same batch with the clips `rows` and the texts `columns` alone; shares of target rows stay as they are."""
-    changes: dict[str, Any] = {"texts": batch.texts[columns], "other_texts": batch.other_texts[columns]}
-    if batch.wrong_sounds is not None:
-        changes["wrong_sounds"] = batch.wrong_sounds.of(columns)
-    for f in fields(batch):
-        value = getattr(batch, f.name)
-        if isinstance(value, np.ndarray):
-            changes[f.name] = value[rows]
-    for name in ("ids", "wrong", "events"):
-        changes[name] = getattr(batch, name)[rows]
-    changes["soft_target_BU"] = batch.soft_target_BU[rows, columns]
-    for name in ("mel_params", "other_mel_params"):
-        changes[name] = tuple(params[rows] for params in getattr(batch, name))
-    return replace(batch, **changes)
-
-
-def event_frames(batch: Batch, *, frames: int, rate_hz: float) -> np.ndarray:
-    """events_BUT: in which of `frames` frames, `rate_hz` a second, a text of the batch is heard; float32 [B, U, T].
-
-    1 in every frame that an event of that name touches. Where a clip's events are known at all, other texts are 0 in
-    it, but for its own captions: when these are heard nobody has said (NaN), nor anything of clips without events.
-    """
-    place = {text: u for u, text in enumerate(batch.texts)}
-    heard_BUT = np.full((len(batch.ids), len(batch.texts), frames), np.nan, np.float32)
-    for b, events in enumerate(batch.events):
-        if not events:
-            continue
-        heard_BUT[b, batch.soft_target_BU[b] == 0] = 0.0
-        named = [place[text] for text, _, _ in events if text in place]
-        heard_BUT[b, named] = 0.0
-        for text, onset_s, offset_s in events:
-            if text in place:
-                # Rounded: 0.29 s at 100 Hz are 28.999999999999996 frames.
-                first, last = np.floor(round(onset_s * rate_hz, 6)), np.ceil(round(offset_s * rate_hz, 6))
-                heard_BUT[b, place[text], max(0, int(first)) : max(0, int(last))] = 1.0
-    return heard_BUT
 
 
 def _pieces(shares: Sequence[slice], count: int) -> list[tuple[slice, slice]]:

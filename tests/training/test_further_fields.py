@@ -12,7 +12,7 @@ import torch
 from stepping import Seen, small_model
 from torch.nn.functional import normalize
 
-from clapkit.data.batches import Batch, BatchSize, WrongSounds, values_BV
+from clapkit.data.batches import Batch, BatchSize, WrongSounds, event_frames, part_of, values_BV
 from clapkit.data.cache import cache_audio
 from clapkit.data.clip import Clip
 from clapkit.data.sampling import Shuffled
@@ -25,7 +25,7 @@ from clapkit.training.beside.priors import PriorTable, counted_log_odds
 from clapkit.training.beside.transforms import Transforms
 from clapkit.training.companions import Predicted
 from clapkit.training.loader import Loader
-from clapkit.training.step import How, batch_features, event_frames, part_of, take_step
+from clapkit.training.step import How, batch_features, take_step
 from clapkit.views.audio import Gain
 from clapkit.views.captions import LabelPrompts
 from clapkit.views.sequence import OrderContrast

@@ -12,12 +12,13 @@ from stepping import small_model
 from torch.nn.functional import layer_norm
 
 from clapkit.audio.features import Features
+from clapkit.data.batches import part_of
 from clapkit.errors import RecipeError, SpecError
 from clapkit.objectives.masked import MaskedLatent, MaskedReconstruction
 from clapkit.spec import spec
 from clapkit.towers.resnet import ResNetTower
 from clapkit.training.beside.masking import Decoder, HiddenPatches, Hiding
-from clapkit.training.step import How, batch_features, part_of, take_step
+from clapkit.training.step import How, batch_features, take_step
 
 SETTINGS = HiddenPatches(share=0.6, width=12, depth=1, heads=2)
 

@@ -13,7 +13,7 @@ import torch
 from stepping import Beside, Seen, small_model
 from torch.nn.functional import normalize
 
-from clapkit.data.batches import Batch
+from clapkit.data.batches import Batch, event_frames, part_of
 from clapkit.data.sampling import TOKENS, stream
 from clapkit.errors import RecipeError, SpecError
 from clapkit.objectives.base import Embeddings
@@ -22,7 +22,7 @@ from clapkit.objectives.frames import FrameSigmoid
 from clapkit.spec import spec
 from clapkit.towers.resnet import ResNetTower
 from clapkit.training.optim import autocast, build_optimizer, resolve_precision
-from clapkit.training.step import How, batch_features, event_frames, part_of, take_step
+from clapkit.training.step import How, batch_features, take_step
 from clapkit.views.spectrogram import SpecAugment
 
 CPU = torch.device("cpu")

@@ -12,10 +12,9 @@ import torch
 from torch import nn
 
 from clapkit.audio.features import Features
-from clapkit.data.batches import Batch
+from clapkit.data.batches import Batch, event_frames
 from clapkit.errors import SpecError
 from clapkit.model import DualEncoder
-from clapkit.training.step import event_frames
 
 
 @dataclass(frozen=True)
