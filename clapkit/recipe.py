@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -142,14 +143,17 @@ def _replace(node: Any, path: list[str], value: Any, whole: str) -> Any:
     if name not in children:
         raise RecipeError(f"cannot set '{whole}': {_label(node)} has no '{name}'; {nearest_name(name, list(children))}")
     current = children[name]
-    new = _replace(current, rest, value, whole) if rest else _coerce(current, value, whole)
+    if rest:
+        new = _replace(current, rest, value, whole)
+    else:
+        new = _coerce(current, value, whole, declared=_declared(node, name))
     try:
         if isinstance(node, Spec):
             return derive(node, **{name: new})
         if isinstance(node, tuple):
             return (*node[: int(name)], new, *node[int(name) + 1 :])
         return dataclasses.replace(node, **{name: new})
-    except SpecError as error:
+    except (SpecError, TypeError, ValueError) as error:  # a part of somebody else's may raise either of the latter
         raise RecipeError(f"cannot set '{whole}' to {value!r}: {error}") from error
 
 
@@ -170,11 +174,28 @@ def _label(node: Any) -> str:
     return node.target.rpartition(":")[2] if isinstance(node, Spec) else type(node).__name__
 
 
-def _coerce(current: Any, value: Any, path: str) -> Any:
-    """`value` in the kind of `current`; text from a command line is read as that kind."""
+def _declared(node: Any, name: str) -> frozenset[str]:
+    """The words of a child's annotation: what it is now may say less, such as the 120 of a float, or None."""
+    annotation: Any = ""
+    if isinstance(node, Spec):
+        annotation = inspect.signature(node.resolve()).parameters[name].annotation
+    elif dataclasses.is_dataclass(node):
+        annotation = next(f.type for f in dataclasses.fields(node) if f.name == name)
+    text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+    return frozenset(re.findall(r"\w+", text))
+
+
+def _coerce(current: Any, value: Any, path: str, *, declared: frozenset[str]) -> Any:
+    """`value` in the kind of `current`, or in one that is `declared`; text from a command line is read as that kind."""
     is_part = isinstance(current, Spec) or dataclasses.is_dataclass(current)
     if isinstance(value, str) and not isinstance(current, str) and not is_part:
         value = _from_text(value, path)
+    if value is None and "None" in declared:
+        return None
+    if current is None and declared <= {"int", "float", "bool", "None"}:
+        return _in_place_of_none(value, path, declared=declared)
+    if "float" in declared and isinstance(value, float) and isinstance(current, int):
+        return value
     if isinstance(current, tuple) and isinstance(value, list):
         value = tuple(value)
     if is_part and not isinstance(value, type(current)):
@@ -189,6 +210,17 @@ def _coerce(current: Any, value: Any, path: str) -> Any:
         return float(value)
     if current is not None and not isinstance(value, type(current)):
         raise RecipeError(f"'{path}' is {current!r}; {value!r} is of another kind")
+    return value
+
+
+def _in_place_of_none(value: Any, path: str, *, declared: frozenset[str]) -> Any:
+    """A number (or true, false) where there was none."""
+    if "float" not in declared and isinstance(value, float) and value.is_integer():
+        return int(value)
+    kinds = {*declared, "int"} if "float" in declared else declared
+    if type(value).__name__ not in kinds:
+        wanted = "a number" if "float" in declared else "true or false" if "bool" in declared else "a whole number"
+        raise RecipeError(f"'{path}' is {wanted} or none, not {value!r}")
     return value
 
 

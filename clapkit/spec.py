@@ -47,10 +47,17 @@ class Spec:
         return _import_part(self.target)
 
     def build(self, **more: Any) -> Any:
-        """Call the target with its arguments and `more` (which may not repeat one of them)."""
+        """Call the target with its arguments and `more` (which may not repeat one of them).
+
+        SpecError where it cannot be called so: a width of 0, widths that do not fit each other.
+        """
         target = self.resolve()
         _check_arguments(target, {**self.arguments, **more})
-        return target(**self.arguments, **more)
+        try:
+            return target(**self.arguments, **more)
+        except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+            given = f", given {more}" if more else ""
+            raise SpecError(f"{self!r} cannot be built{given}: {type(error).__name__}: {error}") from error
 
 
 def spec(target: Any, /, **arguments: Any) -> Spec:

@@ -67,9 +67,14 @@ class TrainSettings:
         for name in ("warmup_steps", "weight_decay", "seed"):
             if not 0 <= getattr(self, name) < 2**31:
                 raise SpecError(f"{name} has to be 0 or more and below 2**31, not {getattr(self, name)}")
-        for name in ("beta1", "beta2", "final_lr_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise SpecError(f"{name} has to lie between 0 and 1, not {getattr(self, name)}")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise SpecError(f"{name} is a decay in [0, 1), not {getattr(self, name)}")
+        if not 0 <= self.final_lr_share <= 1:
+            raise SpecError(f"final_lr_share has to lie between 0 and 1, not {self.final_lr_share}")
+        for name in ("steps", "micro_batch"):
+            if type(getattr(self, name)) not in (int, type(None)):
+                raise SpecError(f"{name} is a whole number, or none, not {getattr(self, name)!r}")
         if not 0 <= self.drop_tokens < 1:
             raise SpecError(f"drop_tokens is a share in [0, 1), not {self.drop_tokens}")
         for name in ("keep", "log_every"):

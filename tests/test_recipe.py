@@ -81,6 +81,19 @@ def test_whole_numbers_become_fractions_and_back():
     assert steps == 20 and isinstance(steps, int)
 
 
+def test_a_fraction_is_taken_where_the_recipe_says_a_whole_number_of_what_may_be_any():
+    assert type(contrastive.train.epochs) is int
+    assert contrastive.with_set("train.epochs", "0.5").train.epochs == 0.5
+
+
+def test_none_takes_away_what_may_be_none():
+    averaged = contrastive.with_set("train.ema", "0.9").with_set("train.micro_batch", "8.0")
+    assert averaged.train.ema == 0.9 and type(averaged.train.micro_batch) is int
+    assert averaged.with_set("train.ema", "none").train.ema is None
+    with pytest.raises(RecipeError, match="is of another kind"):
+        contrastive.with_set("train.lr", "none")
+
+
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
@@ -99,6 +112,10 @@ def test_whole_numbers_become_fractions_and_back():
         ("objective", "InfoNCE", "'objective' is a part"),
         ("model.audio", 3, "'model.audio' is a part"),
         ("views", 3, "is of another kind"),
+        ("train.steps", "2.5", "'train.steps' is a whole number or none, not 2.5"),
+        ("train.steps", "true", "'train.steps' is a whole number or none, not True"),
+        ("train.ema", "[1]", "'train.ema' is a number or none, not .1."),
+        ("views.1.p", "{}", "is of another kind"),
     ],
 )
 def test_what_cannot_be_set_is_told_with_its_path(path, value, message):

@@ -38,6 +38,12 @@ def test_an_unknown_parameter_is_told_with_the_nearest_name():
         spec(Linear).build(out=3)
 
 
+@pytest.mark.parametrize("width", [0, -3])
+def test_what_cannot_be_built_is_told_with_its_part(width):
+    with pytest.raises(SpecError, match=f"hidden_width={width}.* cannot be built, given .*'in_width': 4"):
+        spec(MLP, hidden_width=width).build(in_width=4, out_width=2)
+
+
 def test_derive_replaces_and_keeps():
     base = spec(MLP, hidden_width=8, activation="gelu")
     assert derive(base, hidden_width=16).arguments == {"hidden_width": 16, "activation": "gelu"}
