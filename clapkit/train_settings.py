@@ -10,7 +10,7 @@ from clapkit.errors import SpecError, nearest_name
 
 Learns = Literal["full", "audio", "heads", "audio_head"]
 BatchNorm = Literal["frozen", "live"]
-StepNorm = Literal["live", "frozen", "microbatch"]
+StepNorm = Literal["live", "frozen", "microbatch", "sync"]
 Parallel = Literal["ddp", "fsdp"]
 
 
@@ -30,7 +30,8 @@ class TrainSettings:
     micro_batch        clips that are in memory at once: gradients of larger batches are put together exactly
                        (`training.gradient_cache`); None: the batch
     batch_norm         what norms over the batch do in a model that the run builds. "live": statistics of the batch, or
-                       refused with micro-batches; "microbatch": statistics of the micro-batch; "frozen": running ones
+                       refused with micro-batches; "microbatch": statistics of the micro-batch; "frozen": running ones;
+                       "sync": of the batch that several processes share, without micro-batches
     parallel           what several processes hold. "ddp": each the whole model; "fsdp": each a share of the towers and
                        of what the optimizer remembers of them (`training.parallel`). One alone holds everything
     checkpoint_activations  the blocks of transformers keep their inputs alone and are computed again for the gradient
@@ -96,6 +97,11 @@ class TrainSettings:
         if self.batch_norm not in get_args(StepNorm):
             raise SpecError(
                 f"batch_norm cannot be {self.batch_norm!r}; {nearest_name(str(self.batch_norm), get_args(StepNorm))}"
+            )
+        if self.batch_norm == "sync" and self.micro_batch is not None:
+            raise SpecError(
+                "train.batch_norm='sync' takes statistics of the whole batch, and with train.micro_batch="
+                f"{self.micro_batch} there are parts of it: set micro_batch to none, or batch_norm='microbatch'"
             )
 
     def total_steps(self, clips: int, batch: int) -> int:

@@ -140,9 +140,10 @@ def check_norms(model: nn.Module) -> None:
     if live:
         raise RecipeError(
             f"{len(live)} batch norms ({live[0]}...) take their statistics from the clips that are encoded together, "
-            "which are not the whole batch here. Three ways out: batch_norm='frozen' (the running statistics, for a "
-            "model that was trained before), batch_norm='microbatch' (those of each part: no longer the gradient of "
-            "one batch), or a tower without batch norm (a patch transformer)"
+            "which are not the whole batch here. Ways out: batch_norm='frozen' (the running statistics, for a model "
+            "that was trained before), batch_norm='microbatch' (those of each part: no longer the gradient of one "
+            "batch), batch_norm='sync' (those of all processes, without micro-batches), or a tower without batch norm "
+            "(a patch transformer)"
         )
 
 

@@ -29,6 +29,7 @@ from clapkit.objectives.contrast import wide
 from clapkit.training.gradient_cache import (
     AXES,
     ROWS,
+    Fields,
     cached_gradients,
     check_norms,
     has_rows_apart,
@@ -38,6 +39,8 @@ from clapkit.training.gradient_cache import (
 )
 from clapkit.training.optim import autocast
 from clapkit.training.parallel.gather import Ranks
+from clapkit.training.parallel.norms import check_joined, norms_joined
+from clapkit.training.parallel.ring import has_pairs_apart, ring_losses
 from clapkit.views.base import View
 
 # texts -> unit-norm [U, D], with gradient where there is something to learn
@@ -45,10 +48,11 @@ EncodeTexts = Callable[[Sequence[str]], torch.Tensor]
 # What teachers and predictors add: (model, batch, its features, encode_texts) -> fields of Embeddings by name. A row
 # that it makes depends on its own clip or text alone: in micro-batches it is asked for a few of each at a time.
 Extra = Callable[[DualEncoder, Batch, Features, EncodeTexts], Mapping[str, torch.Tensor]]
-Norms = Literal["live", "frozen", "microbatch"]
+Norms = Literal["live", "frozen", "microbatch", "sync"]
 
 # With micro-batches, the logits of a softmax that are in memory together, where its rows can be computed apart.
 LOGITS_AT_ONCE = 2**20
+_VECTORS = ("audio_BD", "text_UD")  # what `How.watch` looks at
 _WORD = {name: name.removesuffix(f"_{axes}") for name, axes in AXES.items()}  # as `needs` spells it
 _COMES_FROM = {
     "text_private": "captions that are false for their clip: a view that adds text_private, or a column 'wrong'",
@@ -76,10 +80,11 @@ class How:
     micro_batch   the batch is encoded so many clips at a time, twice, and the gradient is that of the whole batch
                   (`gradient_cache`); None: at once
     batch_norm    "live": statistics of the whole batch; refused where it is not encoded as a whole. "microbatch": of
-                  the clips that are encoded together. "frozen": the running ones, unchanged
+                  the clips that are encoded together. "frozen": the running ones, unchanged. "sync": of the whole
+                  batch of all ranks (`parallel.norms`), not with micro-batches
     recompute     blocks of transformers keep their inputs alone (`nets.blocks.recomputed`): the same gradient
     compiled      a context in which towers are called compiled (`nets.blocks.Compiled`)
-    watch         is shown the fields of `Embeddings` that the model made of the batch
+    watch         is shown the fields of `Embeddings` that the model made of the whole batch, its vectors at least
     extras        teachers and predictors, see `Extra`
     ranks         the other processes that take this step with the same batch; None: there are none
     beside        what learns beside the model, in extras or objective: with `ranks` its gradients are averaged too
@@ -106,6 +111,8 @@ class How:
             raise SpecError(f"micro_batch is a number of clips, 1 or more, or None for all; not {self.micro_batch}")
         if self.batch_norm not in get_args(Norms):
             raise SpecError(f"batch_norm={self.batch_norm!r}; {nearest_name(str(self.batch_norm), get_args(Norms))}")
+        if self.batch_norm == "sync" and self.micro_batch is not None:
+            raise SpecError(f"batch_norm='sync' sees the whole batch, and micro_batch={self.micro_batch} parts of it")
 
 
 def take_step(model: DualEncoder, objective: Objective, batch: Batch, how: How) -> dict[str, torch.Tensor]:
@@ -126,13 +133,21 @@ def take_step(model: DualEncoder, objective: Objective, batch: Batch, how: How) 
         check_norms(model)
     if how.ranks is not None:
         how.ranks.check_texts(model, len(batch.texts), pieces=pieces)
+    if sync := how.batch_norm == "sync" and how.ranks is not None:
+        check_joined(objective)
     encode = partial(_encoded, model, batch, frozenset(objective.needs), how)
     makers = [partial(encode, rows, columns) for rows, columns in _pieces(shares, pieces)]
 
-    def losses(made: Mapping[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
+    def losses(made: Fields) -> Iterator[dict[str, torch.Tensor]]:
+        if how.ranks is not None and has_pairs_apart(objective):
+            if how.watch is not None:
+                how.watch(how.ranks.joined({name: made[name].detach() for name in _VECTORS if name in made}))
+            yield ring_losses(objective, _own(model, objective, batch, made, *shares), how.ranks, clips=clips)
+            return
+        made = how.ranks.joined(made) if how.ranks else made
         if how.watch is not None:
             how.watch(made)
-        z = _assembled(model, objective, batch, how.ranks.joined(made) if how.ranks else made)
+        z = _assembled(model, objective, batch, made)
         if how.ranks is not None:
             yield how.ranks.losses(objective, z)
         elif pieces == 1 or clips * len(batch.texts) <= LOGITS_AT_ONCE or not has_rows_apart(objective):
@@ -141,9 +156,9 @@ def take_step(model: DualEncoder, objective: Objective, batch: Batch, how: How) 
             for some in _blocks(z):
                 yield row_losses(objective, replace(z, scale=model.scale), *some)
 
-    at_rest = norms_at_rest(model, wanted=how.batch_norm == "frozen")
+    norms = norms_joined(model) if sync else norms_at_rest(model, wanted=how.batch_norm == "frozen")
     again = recomputed(model.audio, model.text, wanted=how.recompute)
-    with quick_products(model.device), at_rest, again, how.compiled():
+    with quick_products(model.device), norms, again, how.compiled():
         if pieces == 1:
             found = next(losses(makers[0]()))
             torch.autograd.backward(_total(found))
@@ -345,6 +360,15 @@ def _assembled(model: DualEncoder, objective: Objective, batch: Batch, made: Map
             where = _COMES_FROM.get(need, "a model, teacher or predictor that makes it")
             raise RecipeError(f"{type(objective).__name__} needs '{need}', and this step has none. It takes {where}")
     return z
+
+
+def _own(
+    model: DualEncoder, objective: Objective, batch: Batch, made: Fields, rows: slice, columns: slice
+) -> Embeddings:
+    """What a rank has that encodes the clips `rows` and the texts `columns`, perhaps none; its clips' targets whole."""
+    none_UD = made["audio_BD"][:0]
+    z = _assembled(model, objective, part_of(batch, rows, columns), {"text_UD": none_UD, **made})
+    return replace(z, soft_target_BU=torch.from_numpy(batch.soft_target_BU[rows]).to(none_UD))
 
 
 def _complete(objective: Objective, batch: Batch) -> np.ndarray:

@@ -64,7 +64,9 @@ class Ranks:
         mine = {name: value for name, value in made.items() if ROWS[name] != "all"}
         headers: list[Any] = [None] * self.count
         dist.all_gather_object(headers, {name: (tuple(v.shape), v.dtype) for name, v in mine.items()})
-        rows = {name: _rows(name, headers) for name in dict.fromkeys(name for header in headers for name in header)}
+        rows = {
+            name: rows_of_ranks(name, headers) for name in dict.fromkeys(name for header in headers for name in header)
+        }
         device = next(iter(mine.values())).device
         whole = {name: value for name, value in made.items() if ROWS[name] == "all"}
         for kind in dict.fromkeys(kind for _, kind, _ in rows.values()):
@@ -131,7 +133,7 @@ class Ranks:
             buffer.copy_(mean.view_as(buffer))
 
 
-def _rows(name: str, headers: Sequence[Mapping[str, Any]]) -> tuple[tuple[int, ...], torch.dtype, list[int]]:
+def rows_of_ranks(name: str, headers: Sequence[Mapping[str, Any]]) -> tuple[tuple[int, ...], torch.dtype, list[int]]:
     """Shape of a row, its kind, and how many each rank has; ClapkitError where rows of two ranks are unlike."""
     first = next(rank for rank, header in enumerate(headers) if name in header)
     shape, kind = headers[first][name]
