@@ -36,6 +36,7 @@ class Embeddings:
     include_BU           False where a pair stands in no denominator (the same caption in other words, clips of one
                          recording...); pairs with a positive target stand there always. None: all do
     text_negative_ED     texts that describe no clip of the batch; they stand in the denominators of all clips
+    audio_negative_FD    sounds that no text of the batch describes; they stand in the denominators of all texts
     text_private_BKD     texts that are wrong for clip b (its caption with events swapped, negated...), in its own
                          denominator alone;  private_BK: False where there are fewer than K
     audio_private_UKD    the same for texts: sounds that text u does not describe;  audio_private_UK likewise
@@ -60,6 +61,7 @@ class Embeddings:
     soft_target_BU: torch.Tensor | None = field(default=None, metadata=_CLIPS)
     bias: torch.Tensor | None = field(default=None, metadata=_ALL)
     text_negative_ED: torch.Tensor | None = field(default=None, metadata=_ALL)
+    audio_negative_FD: torch.Tensor | None = field(default=None, metadata=_ALL)
     include_BU: torch.Tensor | None = field(default=None, metadata=_CLIPS)
     text_private_BKD: torch.Tensor | None = field(default=None, metadata=_CLIPS)
     private_BK: torch.Tensor | None = field(default=None, metadata=_CLIPS)

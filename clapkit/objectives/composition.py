@@ -28,7 +28,7 @@ class ModularContrast:
     clip, of which they may be true unsaid; and wrong captions are seen by their own clip alone. The shares have no
     other say: all positives weigh the same.
 
-    What else InfoNCE's denominators hold (include_BU, text_negative_ED, audio_private_UKD) they hold here.
+    What else InfoNCE's denominators hold (include_BU, ..._negative, audio_private_UKD) they hold here.
     Relations. One caption a clip: InfoNCE, which with text_private_BKD is the method's stage 2 and without it stage 1.
     Equal shares in every row: InfoNCE with several positives.
     """

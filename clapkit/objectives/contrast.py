@@ -24,7 +24,7 @@ class Scores:
     logits_BU     clips against texts;  target_BU: which belong together
     counted_BU    True where a pair may stand in a denominator; None: everywhere
     to_text_BE    more logits in the clips' denominators (shared and private negatives), -inf where there is none
-    to_audio_UE   more logits in the texts' denominators
+    to_audio_UE   more logits in the texts' denominators, likewise
     """
 
     logits_BU: torch.Tensor
@@ -69,21 +69,24 @@ def private_logits(z: Embeddings, side: Side) -> torch.Tensor | None:
 
 def scores(z: Embeddings, *, private: bool = True) -> Scores:
     """Everything that the softmax of a batch compares. `private` False leaves the private negatives out."""
-    audio_BD, text_UD = wide(z.audio_BD), wide(z.text_UD)
-    extra = []
-    if z.text_negative_ED is not None and len(z.text_negative_ED):
-        extra.append(z.scale * (audio_BD @ wide(z.text_negative_ED).T))
-    own = private_logits(z, "text") if private else None
-    if own is not None:
-        extra.append(own)
-    logits_BU = z.scale * (audio_BD @ text_UD.T)
+    logits_BU = z.scale * (wide(z.audio_BD) @ wide(z.text_UD).T)
     return Scores(
         logits_BU=logits_BU,
         target_BU=z.target_BU().to(logits_BU.dtype),
         counted_BU=None if z.include_BU is None else z.include_BU.bool(),
-        to_text_BE=torch.cat(extra, dim=1) if extra else None,
-        to_audio_UE=private_logits(z, "audio") if private else None,
+        to_text_BE=_negatives(z, "text", private=private),
+        to_audio_UE=_negatives(z, "audio", private=private),
     )
+
+
+def _negatives(z: Embeddings, side: Side, *, private: bool) -> torch.Tensor | None:
+    """Logits of the clips with texts that are none of theirs ("text"), or of the texts with such sounds."""
+    subject, shared = (z.audio_BD, z.text_negative_ED) if side == "text" else (z.text_UD, z.audio_negative_FD)
+    parts = [z.scale * (wide(subject) @ wide(shared).T)] if shared is not None and len(shared) else []
+    own = private_logits(z, side) if private else None
+    if own is not None:
+        parts.append(own)
+    return torch.cat(parts, dim=1) if parts else None
 
 
 def softmax_cost(
@@ -141,7 +144,7 @@ class InfoNCE:
     With s_bu = scale * a_b . t_u and the target P (rows sum to 1):
 
         audio_to_text = -1/B  sum_bu P_bu log softmax_u(s_b.)_u        text_negative joins the denominator
-        text_to_audio = -1/B  sum_bu P_bu log softmax_b(s_.u)_b
+        text_to_audio = -1/B  sum_bu P_bu log softmax_b(s_.u)_b        audio_negative joins the denominator
         loss          = (1 - balance) * audio_to_text + balance * text_to_audio
 
     Where the batch has them: pairs that include_BU leaves out stand in no denominator, and text_private_BKD
@@ -316,7 +319,7 @@ class TransformNCE:
 
     def __call__(self, z: Embeddings) -> dict[str, torch.Tensor]:
         plain = InfoNCE(self.balance, private=False)
-        z = replace(z, text_negative_ED=None)
+        z = replace(z, text_negative_ED=None, audio_negative_FD=None)
         with_text_other = plain(replace(z, text_UD=z["text_other_UD"]))
         with_audio_other = plain(replace(z, audio_BD=z["audio_other_BD"]))
         return {

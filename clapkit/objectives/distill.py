@@ -104,7 +104,7 @@ class CrossPrediction:
         loss = 1/2 [InfoNCE(a, h(t)) + InfoNCE(g(a), t)]           each with `balance`, target, scale as InfoNCE has it
 
     The sound is searched for by g(a) . t; a itself keeps what the frozen space has no room for. Other texts and sounds
-    (text_negative, ..._private) stand in the term in whose space they are: texts beside t, sounds beside a.
+    (..._negative, ..._private) stand in the term in whose space they are: texts beside t, sounds beside a.
     Relations. g and h the identity: InfoNCE. One scale serves both terms.
     """
 
@@ -121,7 +121,7 @@ class CrossPrediction:
         audio_prediction_BD, text_UD = comparable(z, "audio_prediction_BD", "text_UD")
         contrast = InfoNCE(balance=self.balance)
         without_texts = replace(z, text_negative_ED=None, text_private_BKD=None, private_BK=None)
-        without_sounds = replace(z, audio_private_UKD=None, audio_private_UK=None)
+        without_sounds = replace(z, audio_negative_FD=None, audio_private_UKD=None, audio_private_UK=None)
         beside_audio = replace(without_texts, audio_BD=audio_BD, text_UD=text_prediction_UD)
         beside_text = replace(without_sounds, audio_BD=audio_prediction_BD, text_UD=text_UD)
         return {

@@ -108,7 +108,7 @@ class AttendedNCE:
         loss = InfoNCE with scale * S in the place of scale * cosine
 
     over the frames that frame_mask_BT leaves; for long sound a frame is the vector of a window. Its denominators are
-    those of InfoNCE, but for audio_private_UKD: wrong sounds have no frames here.
+    those of InfoNCE, but for audio_negative_FD and audio_private_UKD: wrong sounds have no frames here.
 
     temperature   above 0, of the attention. To infinity: the mean over frames. To 0: the best frame
     balance       as in InfoNCE

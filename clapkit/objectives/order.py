@@ -61,11 +61,14 @@ class TemporalNCE:
         wrong_BE = self._weighed(z, "text", "text_private_BKD")
         if here.to_text_BE is not None:
             wrong_BE = torch.cat([here.to_text_BE, wrong_BE], dim=1)
-        wrong_UK = self._weighed(z, "audio", "audio_private_UKD") if self.both_sides else None
         there = here.turned()
+        wrong_UE = there.to_text_BE
+        if self.both_sides:
+            wrong_UK = self._weighed(z, "audio", "audio_private_UKD")
+            wrong_UE = wrong_UK if wrong_UE is None else torch.cat([wrong_UE, wrong_UK], dim=1)
         return both_ways(
             softmax_cost(here.logits_BU, here.target_BU, counted_RC=here.counted_BU, extra_RE=wrong_BE),
-            softmax_cost(there.logits_BU, there.target_BU, counted_RC=there.counted_BU, extra_RE=wrong_UK),
+            softmax_cost(there.logits_BU, there.target_BU, counted_RC=there.counted_BU, extra_RE=wrong_UE),
             balance=self.balance,
         )
 

@@ -27,10 +27,10 @@ class PairwiseSigmoid:
     labels = "multi"  y = 1 for every pair with a positive target, so that each of several true texts is one
     labels = "soft"   y = the target itself
 
-    Pairs without target that include_BU leaves out are not asked about. Shared (text_negative) and private negatives
-    (text_private, audio_private) are more pairs with y = 0. The loss is a sum over pairs: it is the same whatever the
-    pairs are split into, and its size grows with the batch; with n negatives to a positive, a bias of -log n starts it
-    where neither outweighs the other (the papers' -10 is for large batches).
+    Pairs without target that include_BU leaves out are not asked about. Negatives that all share (text_negative,
+    audio_negative) and private ones (text_private, audio_private) are more pairs with y = 0. The loss is a sum over
+    pairs: it is the same whatever the pairs are split into, and its size grows with the batch; with n negatives to a
+    positive, a bias of -log n starts it where neither outweighs the other (the papers' -10 is for large batches).
 
     `chunk_rows` clips at a time are compared with all texts, and once more for the gradient: the logits [B, U] never
     exist whole, nor does a target that was not given. None: all at once.
@@ -92,8 +92,9 @@ class PairwiseSigmoid:
     def _negatives(self, z: Embeddings, bias: torch.Tensor) -> torch.Tensor:
         """The pairs that are all wrong."""
         total = bias.new_zeros(())
-        if z.text_negative_ED is not None:
-            total = total + softplus(z.scale * (wide(z.audio_BD) @ wide(z.text_negative_ED).T) + bias).sum()
+        for subject, shared in ((z.audio_BD, z.text_negative_ED), (z.text_UD, z.audio_negative_FD)):
+            if shared is not None:
+                total = total + softplus(z.scale * (wide(subject) @ wide(shared).T) + bias).sum()
         for logits in (private_logits(z, "text"), private_logits(z, "audio")):
             if logits is not None:
                 total = total + softplus(logits + bias).sum()

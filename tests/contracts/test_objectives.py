@@ -102,7 +102,7 @@ def embeddings(clips: int = 5, texts: int | None = None, *, seed: int = 0) -> Em
     """
     texts = clips if texts is None else texts
     generator = torch.Generator().manual_seed(seed)
-    sizes = {"B": clips, "U": texts, "D": 8, "E": 2, "K": 3, "C": 4, "V": 9, "T": 6, "N": 7, "P": 10}
+    sizes = {"B": clips, "U": texts, "D": 8, "E": 2, "F": 12, "K": 3, "C": 4, "V": 9, "T": 6, "N": 7, "P": 10}
 
     def shape(name: str) -> tuple[int, ...]:
         return tuple(sizes[letter] for letter in axes(name))

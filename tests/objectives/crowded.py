@@ -50,7 +50,8 @@ def denominators(z: Embeddings) -> tuple[list[float], list[float]]:
         for t in shared + own(z.text_private_BKD, z.private_BK, b):
             of_clip[b] += math.exp(float(z.scale * a @ t))
     for u, t in enumerate(z.text_UD):
-        for a in own(z.audio_private_UKD, z.audio_private_UK, u):
+        shared = [] if z.audio_negative_FD is None else list(z.audio_negative_FD)
+        for a in shared + own(z.audio_private_UKD, z.audio_private_UK, u):
             of_text[u] += math.exp(float(z.scale * a @ t))
     return of_clip, of_text
 
@@ -66,6 +67,7 @@ def crowded(*, clips: int = 4, texts: int = 5) -> Embeddings:
         soft_target_BU=sparse / sparse.sum(1, keepdim=True),
         include_BU=torch.rand(clips, texts, generator=generator) < 0.6,
         text_negative_ED=unit(2, seed=3),
+        audio_negative_FD=unit(3, seed=9),
         text_private_BKD=unit(clips * 3, seed=4).view(clips, 3, 6),
         private_BK=torch.rand(clips, 3, generator=generator) < 0.7,
         audio_private_UKD=unit(texts * 2, seed=5).view(texts, 2, 6),

@@ -109,7 +109,8 @@ def test_matryoshka_equals_the_objective_on_cut_vectors():
     z, teacher = crowded(), unit(5, 4, seed=6)
     parts = Matryoshka(CWCL(), (2, 5, 6), (0.5, 0.25, 1.0))(z)
     for width, weight in ((2, 0.5), (5, 0.25), (6, 1.0)):
-        fields = ("audio_BD", "text_UD", "text_negative_ED", "text_private_BKD", "audio_private_UKD")
+        fields = ["audio_BD", "text_UD", "text_negative_ED", "audio_negative_FD", "text_private_BKD"]
+        fields.append("audio_private_UKD")
         cut = {name: normalize(getattr(z, name)[..., :width], dim=-1) for name in fields}
         expected = CWCL()(replace(z, **cut))
         assert torch.equal(z.text_teacher_UD, teacher)

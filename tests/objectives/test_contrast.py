@@ -68,6 +68,22 @@ def test_without_private_negatives_it_is_infonce(none):
     assert InfoNCE()(z) == InfoNCE()(plain)
 
 
+def test_other_sounds_are_rows_of_a_batch_that_no_text_describes():
+    """A batch with three more clips, whose rows have no target, has the same denominators of texts."""
+    z = batch(audio_negative_FD=unit(3, seed=9), text_negative_ED=unit(2, seed=3))
+    joined = Embeddings(
+        torch.cat([z.audio_BD, z.audio_negative_FD]),
+        torch.cat([z.text_UD, z.text_negative_ED]),
+        z.scale,
+        functional.pad(z.soft_target_BU, (0, 2, 0, 3)),
+    )
+    found, expected = InfoNCE()(z), InfoNCE()(joined)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value * 7 / 4)  # a mean over 4 clips, not 7
+    for empty in (None, z.audio_BD[:0]):
+        assert InfoNCE()(replace(z, audio_negative_FD=empty))["text_to_audio"] < found["text_to_audio"]
+
+
 def test_private_negatives_are_felt_by_their_own_clip_alone():
     """Only the first clip has wrong texts; the gradient on the sounds of the others is as without."""
     z = batch(

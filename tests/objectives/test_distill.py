@@ -141,10 +141,13 @@ def test_without_mlps_cross_prediction_is_infonce():
     torch.testing.assert_close(total(CrossPrediction(), plain), total(InfoNCE(), z))
 
 
-def test_other_texts_stand_beside_texts_only():
+def test_other_texts_stand_beside_texts_and_other_sounds_beside_sounds():
     plain, crowded = CrossPrediction()(batch()), CrossPrediction()(batch(text_negative_ED=unit(5, seed=8)))
     changed = {name for name in plain if plain[name] != crowded[name]}
     assert changed == {"audio_to_text_by_text"} and crowded["audio_to_text_by_text"] > plain["audio_to_text_by_text"]
+    crowded = CrossPrediction()(batch(audio_negative_FD=unit(5, seed=8)))
+    changed = {name for name in plain if plain[name] != crowded[name]}
+    assert changed == {"text_to_audio_by_audio"} and crowded["text_to_audio_by_audio"] > plain["text_to_audio_by_audio"]
 
 
 @pytest.mark.parametrize("objective", [*COSINE, AffinityDistillation(balance=0.3)], ids=repr)

@@ -33,7 +33,8 @@ def rows(z: Embeddings) -> tuple[list[Row], list[Row]]:
         shared = [] if z.text_negative_ED is None else list(z.text_negative_ED)
         of_clip[b][1].extend(float(z.scale * a @ t) for t in shared + own(z.text_private_BKD, z.private_BK, b))
     for u, t in enumerate(z.text_UD):
-        wrong = own(z.audio_private_UKD, z.audio_private_UK, u)
+        shared = [] if z.audio_negative_FD is None else list(z.audio_negative_FD)
+        wrong = shared + own(z.audio_private_UKD, z.audio_private_UK, u)
         of_text[u][1].extend(float(z.scale * a @ t) for a in wrong)
     return of_clip, of_text
 

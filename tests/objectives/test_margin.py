@@ -36,7 +36,8 @@ def by_loops(z: Embeddings, *, margin: float, hardest: bool) -> tuple[float, flo
             others = [cosine[b][v] for v in range(texts) if share[b][v] == 0 and counted(z, b, v)]
             to_text += share[b][u] * rank(cosine[b][u], others + wrong, margin=margin, hardest=hardest)
             others = [cosine[c][u] for c in range(clips) if share[c][u] == 0 and counted(z, c, u)]
-            others += [float(t @ x) for x in own(z.audio_private_UKD, z.audio_private_UK, u)]
+            sounds = [] if z.audio_negative_FD is None else list(z.audio_negative_FD)
+            others += [float(t @ x) for x in sounds + own(z.audio_private_UKD, z.audio_private_UK, u)]
             to_audio += share[b][u] * rank(cosine[b][u], others, margin=margin, hardest=hardest)
     return to_text / clips, to_audio / clips
 

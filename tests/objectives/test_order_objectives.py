@@ -25,6 +25,7 @@ def batch(clips: int = 4, texts: int = 3, kinds: int = 2, *, scale: float = 5.0,
     given = {
         "soft_target_BU": torch.eye(texts, dtype=torch.float64)[torch.arange(clips) % texts],
         "text_negative_ED": unit(2, 6, seed=3),
+        "audio_negative_FD": unit(3, 6, seed=6),
         "text_private_BKD": unit(clips, kinds, 6, seed=4),
         "audio_private_UKD": unit(texts, kinds, 6, seed=5),
         "private_BK": torch.arange(clips * kinds).reshape(clips, kinds) % 3 != 1,
@@ -50,7 +51,7 @@ def by_loops(z: Embeddings, weights, *, both_sides: bool) -> tuple[float, float]
         for u in range(texts):
             sound, text, share = z.audio_BD[b], z.text_UD[u], float(z.soft_target_BU[b, u])
             row = sum(power(sound, other) for other in [*z.text_UD, *z.text_negative_ED])
-            column = sum(power(other, text) for other in z.audio_BD)
+            column = sum(power(other, text) for other in [*z.audio_BD, *z.audio_negative_FD])
             for k, weight in enumerate(weights):
                 if z.private_BK[b, k]:
                     row += weight * power(sound, z.text_private_BKD[b, k])

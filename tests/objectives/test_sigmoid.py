@@ -34,7 +34,8 @@ def by_loops(z: Embeddings, *, labels: str) -> float:
         shared = [] if z.text_negative_ED is None else list(z.text_negative_ED)
         total += sum(cost(a, t, 0.0) for t in shared + own(z.text_private_BKD, z.private_BK, b))
     for u, t in enumerate(z.text_UD):
-        total += sum(cost(a, t, 0.0) for a in own(z.audio_private_UKD, z.audio_private_UK, u))
+        shared = [] if z.audio_negative_FD is None else list(z.audio_negative_FD)
+        total += sum(cost(a, t, 0.0) for a in shared + own(z.audio_private_UKD, z.audio_private_UK, u))
     return total / len(z.audio_BD)
 
 

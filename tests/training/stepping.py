@@ -73,6 +73,7 @@ class Beside(nn.Module):
         self.nets = nn.ModuleDict({name: nn.Linear(WIDTH, WIDTH) for name in names})
         self.prior, self.rebuild = nn.Linear(WIDTH, 1), nn.Linear(WIDTH, 6)
         self.negatives = nn.Parameter(torch.randn(2, WIDTH))
+        self.wrong_sounds = nn.Parameter(torch.randn(3, WIDTH))
         self.double()
 
     def forward(self, model, batch, features, encode_texts):
@@ -95,6 +96,7 @@ class Beside(nn.Module):
             "rebuilt_BNP": self.rebuild(audio_BD).unflatten(1, (2, 3)),
             "hidden_BNP": samples_BN[:, 10:16].unflatten(1, (2, 3)),
             "text_negative_ED": normalize(self.negatives, dim=-1),
+            "audio_negative_FD": normalize(self.wrong_sounds, dim=-1),
         }
 
 
