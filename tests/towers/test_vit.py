@@ -64,7 +64,7 @@ def test_block_equals_attention_by_loops():
 @torch.no_grad()
 def test_patches_are_the_rectangles_of_the_mel(tower):
     mel = features(40)
-    patches, steps = tower._patches(mel)
+    patches, steps = tower.patches(mel)
     assert patches.shape == (2, 3 * 4, 256) and steps.all()
     levelled = (mel.values - tower.mean_db) / tower.std_db
     for step, band in [(0, 0), (1, 3), (0, 2)]:
