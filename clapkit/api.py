@@ -16,6 +16,7 @@ from clapkit.errors import AudioErrors, AudioFailure, ClapkitError, ModelError, 
 from clapkit.text.prompts import DEFAULT, fill
 
 if TYPE_CHECKING:
+    from clapkit.data.clip import Clip
     from clapkit.model import DualEncoder
     from clapkit.native import Loaded
     from clapkit.recipe import Recipe
@@ -315,6 +316,8 @@ def train(
     text: str | os.PathLike | None = None,
     services: Sequence[str] = (),
     workers: int = 1,
+    eval_data: Any = None,
+    eval_splits: Mapping[str, Sequence[str]] | None = None,
     **sets: Any,
 ) -> Run:
     """Train a recipe on captioned sound and leave the run in the folder `out`.
@@ -326,14 +329,15 @@ def train(
     start     for `finetune` and its like, the model to train further: whatever `load` takes. `variant` and `text` are
               as there; here, `text` may also be a text encoder that the sound side was never trained with
     services  where the log goes besides log.jsonl: "tensorboard", "trackio", "wandb"
+    eval_data clips to be scored on while it trains, like `data`, as often as the recipe's `evaluate` says (every 200
+              steps); `eval_splits` are theirs
     sets      settings of the recipe by dotted path, with __ for the dot: train__steps=500
     """
     from clapkit.opening import need_torch
 
     need_torch("Training")
     from clapkit.cookbook import find_recipe
-    from clapkit.data.clip import Clip
-    from clapkit.data.manifest import read_all
+    from clapkit.judging import evaluated, judge_by
     from clapkit.recipe import Recipe
     from clapkit.training.loop import train as run
 
@@ -341,14 +345,13 @@ def train(
         recipe = find_recipe(recipe)
     if scale is not None:
         recipe = recipe.at(scale)
+    if eval_data is not None:
+        recipe = evaluated(recipe)
     for path, value in sets.items():
         recipe = recipe.with_set(path.replace("__", "."), value)
-    sources: list[Any] = [data] if isinstance(data, (str, os.PathLike)) else list(data)
-    if sources and all(isinstance(s, Clip) for s in sources):
-        clips: Sequence[Clip] = sources
-    else:
-        clips = read_all(sources, columns=columns, splits=splits).clips
-    given = None
+    clips, judge, given = _clips(data, columns, splits), None, None
+    if eval_data is not None:
+        judge = judge_by(_clips(eval_data, columns, eval_splits), recipe, shown=progress)
     if start is not None:
         from clapkit.checkpoints.hub import locate
         from clapkit.checkpoints.load import read_model
@@ -356,9 +359,19 @@ def train(
         spoken = None if text is None else locate(text)
         given = read_model(locate(start), variant=variant, text=spoken, join=True)
     how: dict[str, Any] = {"resume": resume, "device": device, "progress": progress, "services": services}
-    result = run(recipe, clips, out=os.fspath(out), start=given, workers=workers, **how)
+    result = run(recipe, clips, out=os.fspath(out), start=given, workers=workers, judge=judge, **how)
     assert result is not None, "only stop_at_step ends a run early"
     return result
+
+
+def _clips(data: Any, columns: Mapping[str, str] | None, splits: Mapping[str, Sequence[str]] | None) -> Sequence[Clip]:
+    from clapkit.data.clip import Clip
+    from clapkit.data.manifest import read_all
+
+    sources: list[Any] = [data] if isinstance(data, (str, os.PathLike)) else list(data)
+    if sources and all(isinstance(s, Clip) for s in sources):
+        return sources
+    return read_all(sources, columns=columns, splits=splits).clips
 
 
 def _as_list(sources: Any) -> list[Any]:

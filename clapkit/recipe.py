@@ -15,7 +15,7 @@ from clapkit.data.sampling import Sampler, Shuffled
 from clapkit.data.texts import TextChoice
 from clapkit.errors import RecipeError, SpecError, nearest_name
 from clapkit.spec import Spec, derive, from_json, to_json
-from clapkit.train_settings import Stage, TrainSettings, TuneSettings
+from clapkit.train_settings import Evaluate, Stage, TrainSettings, TuneSettings
 
 # What a batch holds without any view: sound always, text because a clip without any is refused before training.
 _GIVEN = ("audio", "text")
@@ -50,6 +50,7 @@ class Recipe:
     scales      name -> {dotted path: value}; what `at(name)` changes
     beside      what teaches or learns beside the model, and is left behind at the end (`training.companions`)
     stages      stretches of the run that differ in objective, rate, and what learns; none: the run is one
+    evaluate    how often the run is scored while it goes, if it is given clips for that; None: not at all
     """
 
     model: Spec | None
@@ -63,6 +64,7 @@ class Recipe:
     tune: TuneSettings | None = field(default=None, metadata={"omit_default": True})
     beside: tuple[Any, ...] = field(default=(), metadata={"omit_default": True})
     stages: tuple[Stage, ...] = field(default=(), metadata={"omit_default": True})
+    evaluate: Evaluate | None = field(default=None, metadata={"omit_default": True})
 
     def __post_init__(self) -> None:
         for name in ("views", "beside", "stages"):
@@ -75,6 +77,8 @@ class Recipe:
         for stage in self.stages:
             if not isinstance(stage, Stage):
                 raise RecipeError(f"stages are made of Stage(share=..., ...), not of {stage!r}")
+        if self.evaluate is not None and not isinstance(self.evaluate, Evaluate):
+            raise RecipeError(f"evaluate is Evaluate(every_steps=...) or None, not {self.evaluate!r}")
         for part in self.beside:
             if not hasattr(part, "adds"):
                 raise RecipeError(f"what stands beside a model says what it adds, and {part!r} does not")

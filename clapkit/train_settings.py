@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from clapkit.errors import SpecError, nearest_name
+from clapkit.text.prompts import DEFAULT, fill
 
 Learns = Literal["full", "audio", "heads", "audio_head"]
 BatchNorm = Literal["frozen", "live"]
 StepNorm = Literal["live", "frozen", "microbatch", "sync"]
 Parallel = Literal["ddp", "fsdp"]
+Task = Literal["zero-shot", "retrieval"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class TrainSettings:
                        of what the optimizer remembers of them (`training.parallel`). One alone holds everything
     checkpoint_activations  the blocks of transformers keep their inputs alone and are computed again for the gradient
                        (`nets.blocks.recomputed`): the same gradient in a part of the memory, a third slower
+    compile            torch compiles the towers (`nets.blocks.Compiled`), which takes a minute at the first step and
+                       pays on accelerators. A run that goes on after a stop need not end bit for bit equal then
     """
 
     epochs: float = 40.0
@@ -60,6 +64,7 @@ class TrainSettings:
     batch_norm: StepNorm = field(default="live", metadata={"omit_default": True})
     parallel: Parallel = field(default="ddp", metadata={"omit_default": True})
     checkpoint_activations: bool = field(default=False, metadata={"omit_default": True})
+    compile: bool = field(default=False, metadata={"omit_default": True})
 
     def __post_init__(self) -> None:
         for name in ("lr", "clip_norm", "epochs", "checkpoint_s"):
@@ -91,6 +96,11 @@ class TrainSettings:
             raise SpecError(
                 f"micro_batch has to be at least 1 clip, or none for the whole batch, not {self.micro_batch}"
             )
+        if self.compile and self.checkpoint_activations:
+            raise SpecError(
+                "train.compile and train.checkpoint_activations do not go together: what is computed again is not the "
+                "compiled pass. Set one of them to false; train.micro_batch saves memory too"
+            )
         if self.parallel not in get_args(Parallel):
             near = nearest_name(str(self.parallel), get_args(Parallel))
             raise SpecError(f"parallel cannot be {self.parallel!r}; {near}")
@@ -115,6 +125,35 @@ class TrainSettings:
             return self.lr * (step + 1) / warmup
         done = (step - warmup) / max(1, total - warmup)
         return self.lr * (self.final_lr_share + (1 - self.final_lr_share) * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """How often a run scores what it would end with, on clips that it is given beside those that it trains on.
+
+    The scores go into the log; they change no weight. The clips are no part of a recipe (`training.loop.train`, judge).
+
+    every_steps   optimizer steps from one evaluation to the next; the last step of the run is always followed by one
+    tasks         "zero-shot" of the clips with a label, "retrieval" among those with captions; what the clips allow
+    templates     sentences that zero-shot makes of class names; the vectors of a class are averaged
+    """
+
+    every_steps: int = 200
+    tasks: tuple[str, ...] = get_args(Task)
+    templates: tuple[str, ...] = (DEFAULT,)
+
+    def __post_init__(self) -> None:
+        for name in ("tasks", "templates"):
+            if isinstance(getattr(self, name), str) or not getattr(self, name):
+                raise SpecError(f"evaluate.{name} is a list of texts, not empty, and not {getattr(self, name)!r}")
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if type(self.every_steps) is not int or self.every_steps < 1:
+            raise SpecError(f"evaluate.every_steps is a number of steps, 1 or more, not {self.every_steps!r}")
+        for task in self.tasks:
+            if task not in get_args(Task):
+                raise SpecError(f"evaluate.tasks cannot hold {task!r}; {nearest_name(str(task), get_args(Task))}")
+        for template in self.templates:
+            fill(template, "bell")
 
 
 @dataclass(frozen=True)

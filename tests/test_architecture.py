@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "clapkit"
 LAYERS = [
     ["recipes", "__main__"],
     ["cli", "server"],
-    ["api", "library", "opening", "cookbook", "__init__"],
+    ["api", "library", "opening", "cookbook", "judging", "__init__"],
     ["checkpoints"],
     ["building", "captioning", "generation", "editing", "detection", "runtime"],
     ["training", "evaluation", "search"],
@@ -36,6 +36,7 @@ ALLOWED_SIDEWAYS = {
     ("library", "api"),
     ("api", "opening"),
     ("api", "cookbook"),
+    ("api", "judging"),
     ("native", "model"),
     ("native", "provenance"),
     ("spec", "errors"),
@@ -54,7 +55,19 @@ FREE_FOLDERS = {"cli", "recipes"}
 PUBLIC_METHODS = 10
 METHOD_EXCEPTIONS = {"Clap": 16}
 FORBIDDEN_STEMS = {"utils", "util", "helpers", "helper", "common", "misc"}
-TORCH_FREE = ["errors", "units", "spec", "files", "progress", "nearest", "api", "library", "opening", "cookbook"]
+TORCH_FREE = [
+    "errors",
+    "units",
+    "spec",
+    "files",
+    "progress",
+    "nearest",
+    "api",
+    "library",
+    "opening",
+    "cookbook",
+    "judging",
+]
 TORCH_FREE += ["search/exact"]
 TORCH_FREE += ["runtime/engine", "runtime/graphs/exported", "runtime/graphs/program", "runtime/graphs/openvino"]
 TORCH_FREE += ["audio/decode", "audio/resample", "audio/windows", "audio/pool", "data/clip", "data/manifest"]

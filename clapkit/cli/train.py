@@ -55,6 +55,13 @@ _OldSplit = Annotated[
 _HoldOut = Annotated[
     float, typer.Option("--hold-out", help="With --from and without --val: share of --data to measure on.")
 ]
+_Eval = Annotated[
+    list[Path] | None,
+    typer.Option("--eval-data", help="Scored on while it trains (evaluate.every_steps), never trained on. Repeatable."),
+]
+_EvalSplit = Annotated[
+    list[str] | None, typer.Option("--eval-split", metavar="COLUMN=a,b", help="Like --split, for --eval-data.")
+]
 _Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint of --out.")]
 _Plan = Annotated[
     bool, typer.Option("--plan", help="Say what it would take (steps, memory, hours, hardware), and do nothing.")
@@ -84,6 +91,8 @@ def train(
     val: _Val = None,
     split: Split = None,
     val_split: _ValSplit = None,
+    eval_data: _Eval = None,
+    eval_split: _EvalSplit = None,
     old: _Old = None,
     old_split: _OldSplit = None,
     hold_out: _HoldOut = 0.2,
@@ -104,11 +113,12 @@ def train(
 
     With --val the finished model is scored: zero-shot where the clips have labels, retrieval where they have captions.
     The scores stand in RUN/val.json and in the last line of RUN/log.jsonl.
+    With --eval-data the model is scored every 200 steps (--set evaluate.every_steps=50), in RUN/log.jsonl and --log.
 
     With --from, a given model is trained further (recipe finetune). It is scored before and after, on clips that are
     not trained on, and on those of --old; RUN/finetune.json says what was gained and what was forgotten.
     """
-    chosen = _resolved(recipe, scale, sets or ())
+    chosen = _resolved(recipe, scale, sets or (), is_evaluated=bool(eval_data))
     place = None if plan else _Place(out, resume=resume, device=device, log=log, workers=workers)
     _check_start(chosen, start, [name for name, given in (("--old", old), ("--text", text)) if given])
     read = _Reader(columns=read_columns(column or ()))
@@ -120,6 +130,8 @@ def train(
         say(str(source))
     _note_overlap(manifest.clips, held_out, "--val")
     _note_overlap(manifest.clips, before, "--old")
+    if eval_data and place is not None:
+        place.judge(read(eval_data, eval_split).clips, chosen, trained=manifest.clips)
     given = None
     if start is not None:
         given = _Given(start, device=device, variant=variant, text=text, trust=tuple(trust or ()))
@@ -148,6 +160,13 @@ class _Place:
         self.device = device
         given = {"out": out, "resume": resume, "device": device, "services": services, "workers": workers}
         self.arguments: dict[str, Any] = {**given, "progress": progress_wanted()}
+
+    def judge(self, clips: Sequence[Clip], recipe: Recipe, *, trained: Sequence[Clip]) -> None:
+        """Have the run scored on `clips` as it goes."""
+        from clapkit.judging import judge_by
+
+        _note_overlap(trained, clips, "--eval-data")
+        self.arguments["judge"] = judge_by(clips, recipe, shown=progress_wanted())
 
 
 def _train(recipe: Recipe, clips: Sequence[Clip], place: _Place, *, val: Sequence[Clip], trust: Sequence[str]) -> None:
@@ -190,13 +209,17 @@ class _Given:
         return read_checkpoint(self.path, variant=self.variant, text=self.text, join=True, trust=self.trust)
 
 
-def _resolved(name: str, scale: str | None, sets: Sequence[str]) -> Recipe:
+def _resolved(name: str, scale: str | None, sets: Sequence[str], *, is_evaluated: bool) -> Recipe:
     from clapkit import cookbook
 
     if ":" in name:
         sys.path.insert(0, os.getcwd())  # module:attribute may lie here, as with `python -m`
     chosen = cookbook.find_recipe(name)
     chosen = chosen if scale is None else chosen.at(scale)
+    if is_evaluated:
+        from clapkit.judging import evaluated
+
+        chosen = evaluated(chosen)
     for key, value in read_sets(sets).items():
         chosen = chosen.with_set(key, value)
     return chosen

@@ -1,4 +1,5 @@
-"""The blocks of a transformer, found in any tower, and the memory that they keep for the backward pass."""
+"""The blocks of a transformer, found in any tower, the memory that they keep for the backward pass, and towers that
+torch compiles."""
 
 from __future__ import annotations
 
@@ -6,9 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
+
+from clapkit.errors import RecipeError
 
 # A block with one of them is no transformer's; run twice, a batch norm would count its batch twice.
 _NOT_INSIDE = (_BatchNorm, nn.Conv2d)
@@ -50,3 +54,37 @@ def recomputed(*towers: nn.Module | None, wanted: bool = True) -> Iterator[None]
     finally:
         for block in blocks:
             del block.forward
+
+
+class Compiled:
+    """Towers with a forward pass that torch compiles at its first call: inside `with self():` it takes the place of
+    their own.
+
+    No weight gets another name, and whoever calls them outside hears the towers as they are. Sizes that stay the same
+    are compiled in; once one changes, a second form takes any.
+    """
+
+    def __init__(self, *towers: nn.Module | None) -> None:
+        self._passes = [(tower, torch.compile(tower.forward)) for tower in towers if tower is not None]
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        for tower, compiled in self._passes:
+            tower.forward = compiled  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            for tower, _ in self._passes:
+                del tower.forward
+
+
+def check_compiler(device: torch.device) -> None:
+    """RecipeError where torch cannot compile for `device`, which is tried on one sum."""
+    try:
+        torch.compile(lambda x: x + 1, dynamic=False)(torch.zeros(2, device=device))
+    except Exception as error:  # of many kinds: no C++ compiler, no Triton, a Python that is too new
+        told = str(error).strip().partition("\n")[0]
+        raise RecipeError(
+            f"train.compile: torch cannot compile for '{device.type}' here ({told}). Install a C++ compiler (g++ on "
+            "Linux, Xcode's command line tools on macOS, MSVC on Windows), or leave it at false"
+        ) from error

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import nn
 
 from clapkit.data.batches import BatchSize
 from clapkit.data.clip import Clip
@@ -17,7 +18,7 @@ from clapkit.errors import ModelError, RecipeError
 from clapkit.heads.anchors import AnchoredLinear
 from clapkit.model import DualEncoder, Windowing
 from clapkit.native import Loaded, save, tensors_digest, tokenizer_of
-from clapkit.nets.blocks import transformer_blocks
+from clapkit.nets.blocks import check_compiler, transformer_blocks
 from clapkit.objectives.sigmoid import PairwiseSigmoid
 from clapkit.recipe import Recipe
 from clapkit.spec import Spec, derive
@@ -95,7 +96,7 @@ def begin(recipe: Recipe, start: Loaded | None, where: torch.device, *, split: b
     model, tokenizer = start.model, _tokenizer(start)
     tuning.choose_what_learns(model, recipe.tune)
     adapters = tuning.adapted(model, recipe.tune, seed=recipe.train.seed, start=start.space_id)
-    _check_together(recipe, model, split)
+    _check_together(recipe, model, where, split)
     model = _placed(model, where)
     identity = f"{start.space_id}/{tensors_digest(learnt_state(model))[:16]}"
     kept = None
@@ -138,18 +139,19 @@ _OF_THE_DATA: dict[str, Callable[[Clip], bool]] = {
 }
 
 
-def check_fed(recipe: Recipe, clips: Sequence[Clip]) -> None:
-    """Warn of a batch larger than the data. Raise RecipeError where an objective needs what no clip has and neither
-    view nor companion makes.
+def check_fed(recipe: Recipe, clips: Sequence[Clip]) -> tuple[str, ...]:
+    """Warn of a batch larger than the data, and return what was said. Raise RecipeError where an objective needs what
+    no clip has and neither view nor companion makes.
 
     `clips` are as the text views describe them. Values every clip has to have.
     """
+    notes: tuple[str, ...] = ()
     if recipe.batch.clips > len(clips):
-        warnings.warn(
+        notes = (
             f"a batch has {recipe.batch.clips} clips and the data {len(clips)}: every batch holds clips more than "
             f"once. With batch.clips={len(clips)} or less it does not",
-            stacklevel=2,
         )
+        warnings.warn(notes[0], stacklevel=2)
     made = {name for part in (*recipe.views, *recipe.beside) for name in part.adds}
     asked = {need for objective in recipe.objectives for need in objective.needs}
     lacking = [clip.id for clip in clips if not clip.values] if "value" in asked else []
@@ -164,13 +166,14 @@ def check_fed(recipe: Recipe, clips: Sequence[Clip]) -> None:
                 raise RecipeError(
                     f"{type(objective).__name__} needs '{need}': none of the {len(clips)} clips has it, no view adds it"
                 )
+    return notes
 
 
 def _built(recipe: Recipe, where: torch.device, split: bool) -> Beginning:
     assert recipe.model is not None, "a recipe without tune has a model"
     torch.manual_seed(recipe.train.seed)
     model: DualEncoder = recipe.model.build()
-    _check_together(recipe, model, split)
+    _check_together(recipe, model, where, split)
     if model.text is None:
         raise RecipeError("this model has no text tower: there is nothing that sound could be compared with")
     if model.text.folder is None:
@@ -179,7 +182,12 @@ def _built(recipe: Recipe, where: torch.device, split: bool) -> Beginning:
     return Beginning(_placed(model, where), tokenizer, recipe.model, recipe.batch)
 
 
-def _check_together(recipe: Recipe, model: DualEncoder, split: bool) -> None:
+def learning_towers(model: DualEncoder) -> list[nn.Module]:
+    """The towers that a step calls: that of sound, and that of texts unless it is frozen and its texts are cached."""
+    return [tower for tower in (model.audio, None if model.frozen_text else model.text) if tower is not None]
+
+
+def _check_together(recipe: Recipe, model: DualEncoder, where: torch.device, split: bool) -> None:
     """Refuse parts of the recipe that do not suit the model."""
     for objective in recipe.objectives:
         if model.bias is None and _has_sigmoid(objective):
@@ -187,12 +195,14 @@ def _check_together(recipe: Recipe, model: DualEncoder, split: bool) -> None:
                 f"{objective!r} adds a learnt bias to its logits, and this model has none: give it one with "
                 "model.pair_bias=-10 (about -log of the wrong texts to a right one), or take InfoNCE"
             )
-    towers = [tower for tower in (model.audio, None if model.frozen_text else model.text) if tower is not None]
+    towers = learning_towers(model)
     if recipe.train.checkpoint_activations and not any(transformer_blocks(tower) for tower in towers):
         raise RecipeError(
             f"train.checkpoint_activations: {' and '.join(type(t).__name__ for t in towers)} that learn have no "
             "transformer blocks to compute again; set it to false, and train.micro_batch to save memory"
         )
+    if recipe.train.compile:
+        check_compiler(where)
     if recipe.sampler.embeds and not model.frozen_text:
         raise RecipeError(
             f"{recipe.sampler!r} goes by what the text tower says, and that changes while the tower learns: "

@@ -29,9 +29,10 @@ from clapkit.training.parallel.sharding import cut, fill, whole
 FORMAT_VERSION = 1
 # Settings that change what is written down, and no weight: a run may go on with others.
 # With another blend or another choice of the result, the end of the run is made anew from the same trained weights.
+# Compiled towers round otherwise, as another machine does.
 _WITHOUT_EFFECT = (
     *("train.checkpoint_s ", "train.keep ", "train.log_every ", "scales"),
-    *("tune.blend ", "train.ema_result ", "train.parallel "),
+    *("tune.blend ", "train.ema_result ", "train.parallel ", "train.compile ", "evaluate"),
 )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, get_args
 
@@ -198,7 +199,7 @@ class Companions:
         return shard(model, ranks=ranks)
 
     def after_step(self, steps_done: int) -> None:
-        """Follow the weights that the optimizer's step number `steps_done` (from 1) has left."""
+        """Follow the weights that the optimizer's step number `steps_done` (from 1) has left, and keep its negatives."""
         if self.average is not None:
             self.average.update(steps_done)
 
@@ -232,6 +233,25 @@ class Companions:
         return found
 
     def parameters(self) -> Iterable[nn.Parameter]:
+    @contextmanager
+    def as_result(self, model: DualEncoder, model_spec: Spec) -> Iterator[DualEncoder]:
+        """Inside, the model that the run would end with now, in eval mode; the run goes on with `model` as it was.
+
+        What is done once at the end is not in it: the blend with the given weights, and anchors of the run's texts.
+        """
+        shown = self.average.model if self.average is not None and self._average_is_result else model
+        modules = [module for part in (shown, *self.learners.values()) for module in part.modules()]
+        modes = [module.training for module in modules]
+        heads = {name: getattr(shown, name) for name in ("audio_head", "text_head")}
+        try:
+            self.finish_heads(shown.eval(), model_spec)
+            yield shown
+        finally:
+            for name, head in heads.items():
+                setattr(shown, name, head)
+            for module, mode in zip(modules, modes, strict=True):
+                module.training = mode
+
         """What learns beside the model."""
         return (p for learner in self.learners.values() for p in learner.parameters())
 

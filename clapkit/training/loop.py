@@ -33,10 +33,11 @@ from clapkit.files import atomic_file
 from clapkit.heads.emphasis import TextEmphasis
 from clapkit.model import DualEncoder
 from clapkit.native import Loaded
+from clapkit.nets.blocks import Compiled
 from clapkit.progress import ProgressBar
 from clapkit.recipe import Recipe
 from clapkit.training import checkpoint
-from clapkit.training.beginning import Beginning, begin, check_fed
+from clapkit.training.beginning import Beginning, begin, check_fed, learning_towers
 from clapkit.training.companions import Companions
 from clapkit.training.companions import check as check_companions
 from clapkit.training.loader import Loader, described, prefetched
@@ -49,7 +50,7 @@ from clapkit.training.stages import check_names, freeze, stretches
 from clapkit.training.step import EncodeTexts, How, take_step
 from clapkit.training.text_features import TextFeatures
 from clapkit.training.tuning import rate_shares, to_training_mode
-from clapkit.training.watch import Watch
+from clapkit.training.watch import Judge, Judged, Watch, check_judge
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ def train(
     stop_at_step: int | None = None,
     services: Sequence[str] = (),
     workers: int = 1,
+    judge: Judge | None = None,
 ) -> Run | None:
     """Train `recipe` on `clips` and leave everything in the folder `out`.
 
@@ -91,6 +93,7 @@ def train(
     stop_at_step   write a checkpoint at that step and return None: for tests and for jobs with a time limit
     services       where the log goes besides log.jsonl: names of `training.log.SERVICES`
     workers        threads that make batches ahead of the step, the same ones for any number; 0: the step waits for each
+    judge          scores the model for the log as often as `recipe.evaluate` says; of several processes, in the first
 
     Started several times by `torchrun` or `accelerate launch`, or in a process group of the caller's, the processes
     share each batch out among them, and the first one writes. One that dies ends the others with ClapkitError.
@@ -99,7 +102,7 @@ def train(
     """
     if workers < 0:
         raise SpecError(f"workers is a number of threads, 0 or more, not {workers}")
-    ways = _Ways(resume, device, progress, stop_at_step, services, workers)
+    ways = _Ways(resume, device, progress, stop_at_step, services, workers, judge)
     with together(device) as processes:
         return _train(recipe, clips, processes, ways, out=Path(out), start=start)
 
@@ -114,6 +117,7 @@ class _Ways:
     stop_at_step: int | None
     services: Sequence[str]
     workers: int
+    judge: Judge | None
 
 
 def _train(
@@ -126,7 +130,7 @@ def _train(
     done = checkpoint.list_steps(checkpoints)
     if not ways.resume and (done or (out / "model").exists()):
         raise DataError(f"'{out}' holds a run already: go on with it (resume=True, --resume) or choose another folder")
-    _check_before(recipe, clips, ways.services, processes)
+    notes = _check_before(recipe, clips, ways, processes)
     out.mkdir(parents=True, exist_ok=True)
     # ---- Model -------------------------------------------------------------------------------------------------------
     where = processes.device(ways.device)
@@ -145,6 +149,9 @@ def _train(
     encode_texts = encoder_of(model)
     # ---- Optimizer and state -----------------------------------------------------------------------------------------
     companions = Companions(recipe, model, encoder_of=encoder_of, precision=precision, loader=loader)
+    showing = partial(companions.as_result, model, begun.spec)
+    judged = Judged(ways.judge, recipe.evaluate, showing, encoder_of, total=total, processes=processes)
+    judged.prepare(model.frontend.rate_hz)
     digests = _data_digest(loader.clips, audio), checkpoint.frozen_digest(model)
     frame = companions.shard(model, ranks=processes.count) if _in_shares(recipe, processes) else None
     beside = tuple(companions.parameters())
@@ -159,12 +166,12 @@ def _train(
     processes.share(tensor for tensor in live.values() if not isinstance(tensor, DTensor))
     keeper = checkpoint.Keeper(checkpoints, live, optimizer, here, keep=recipe.train.keep, processes=processes)
     if processes.is_first:
-        _write_reports(out, _recipe_report(recipe, begun), _data_report(clips, audio, total, precision))
+        _write_reports(out, _recipe_report(recipe, begun), _data_report(clips, audio, total, precision, notes))
     # ---- Steps -------------------------------------------------------------------------------------------------------
     end = total if ways.stop_at_step is None else min(total, ways.stop_at_step)
     saved_at = time.monotonic()
     waited, busy, counted = 0.0, 0.0, first
-    how, watch = replace(_how(recipe, encode_texts, loader, precision), text_features=text_features), Watch()
+    how, watch = replace(_how(recipe, model, encode_texts, loader, precision), text_features=text_features), Watch()
     how, stretch = replace(how, ranks=processes.ranks, beside=beside), None
     shown = ProgressBar("training", total, first=first, shown=progress)
     logs = Logs(out, first_step=first, services=ways.services, about=told) if processes.is_first else nullcontext()
@@ -185,7 +192,7 @@ def _train(
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["share"]
             optimizer.zero_grad(set_to_none=True)
-            watch.wanted = (step + 1) % recipe.train.log_every == 0 or step + 1 == end
+            watch.wanted = (step + 1) % recipe.train.log_every == 0 or step + 1 == end or judged.is_due(step + 1)
             losses = take_step(model, objective, batch, how)
             value = float(sum(losses.values()))
             learnt = [*(p for _, p in model.learnt()), *beside]
@@ -201,16 +208,17 @@ def _train(
             now = time.monotonic()
             waited, busy, mark = waited + ready - mark, busy + now - ready, now
             if watch.wanted:
+                scores = judged.scores(step + 1)
+                mark = time.monotonic()  # no batch was waited for
                 passed = max(waited + busy, 1e-9)
                 speed = (step + 1 - counted) * recipe.batch.clips / passed
                 about = {"lr": rate, "scale": float(model.scale.detach()), "clips_per_s": speed}
                 parts = {name: float(part) for name, part in losses.items()}
                 if log is not None:
-                    log.write(
-                        {"step": step, "loss": value, **parts, **about, "wait_share": waited / passed, **watch.report()}
-                    )
+                    seen = {"wait_share": waited / passed, **(_told(notes) if not counted else {}), **watch.report()}
+                    log.write({"step": step, "loss": value, **parts, **about, **seen, **scores})
                 waited, busy, counted = 0.0, 0.0, step + 1
-                bar.update(step + 1, note=f"loss {value:.3f}  {speed:.0f} clips/s")
+                bar.update(step + 1, note=f"loss {value:.3f}  {speed:.0f} clips/s{judged.note}")
             if due or step + 1 == end:
                 keeper.write()
                 saved_at = time.monotonic()
@@ -234,10 +242,12 @@ def _loader_settings(recipe: Recipe, batch: BatchSize) -> dict[str, Any]:
     return {**made, "seed": recipe.train.seed, "second": "audio_other" in asked, "other_texts": "text_other" in asked}
 
 
-def _how(recipe: Recipe, encode_texts: EncodeTexts, loader: Loader, precision: str) -> How:
+def _how(recipe: Recipe, model: DualEncoder, encode_texts: EncodeTexts, loader: Loader, precision: str) -> How:
     train = recipe.train
     how = How(encode_texts, loader.mel_views, precision, drop_tokens=train.drop_tokens, seed=train.seed)
     how = replace(how, recompute=train.checkpoint_activations)
+    if train.compile:
+        how = replace(how, compiled=Compiled(*learning_towers(model)))
     return replace(how, micro_batch=train.micro_batch, batch_norm=train.batch_norm)
 
 
@@ -306,6 +316,11 @@ def _text_encoders(
     return encoder_of, lambda texts: features(texts).to(model.device)
 
 
+def _told(notes: Sequence[str]) -> dict[str, str]:
+    """What the first record of the log says of what was warned of before."""
+    return {"warning": "; ".join(notes)} if notes else {}
+
+
 @torch.no_grad()
 def _in_parts(encode_texts: EncodeTexts, texts: Sequence[str]) -> torch.Tensor:
     """Embeddings [K, D] of any number of texts, a few at a time: a tower that learns encodes them on the spot."""
@@ -319,8 +334,8 @@ def _not_finite(batch: Batch, loss: float, norm: float) -> ModelError:
     )
 
 
-def _check_before(recipe: Recipe, clips: Sequence[Clip], services: Sequence[str], processes: Processes) -> None:
-    """Refuse what can be known to fail before anything is decoded or written."""
+def _check_before(recipe: Recipe, clips: Sequence[Clip], ways: _Ways, processes: Processes) -> tuple[str, ...]:
+    """Refuse what can be known to fail before anything is decoded or written; what was warned of."""
     if recipe.batch.clips % processes.count:
         raise RecipeError(
             f"batch.clips={recipe.batch.clips} cannot be shared out evenly among {processes.count} processes: "
@@ -328,11 +343,13 @@ def _check_before(recipe: Recipe, clips: Sequence[Clip], services: Sequence[str]
         )
     if _in_shares(recipe, processes):
         check_sharding(recipe)
-    check_services(services)
+    check_judge(ways.judge, recipe, sharded=_in_shares(recipe, processes))
+    check_services(ways.services)
     check_companions(recipe)
+    recipe.to_json()  # a part that cannot be written down is told here
     told = described(clips, recipe.views, recipe.train.seed)
     _check_clips(told)
-    check_fed(recipe, told)
+    return check_fed(recipe, told)
 
 
 def _check_clips(clips: Sequence[Clip]) -> None:
@@ -363,14 +380,16 @@ def _data_digest(clips: Sequence[Clip], audio: CachedAudio) -> str:
     return digest.hexdigest()
 
 
-def _data_report(clips: Sequence[Clip], audio: CachedAudio, total: int, precision: str) -> dict[str, Any]:
+def _data_report(
+    clips: Sequence[Clip], audio: CachedAudio, total: int, precision: str, notes: Sequence[str]
+) -> dict[str, Any]:
     return {
         "clips": len(clips),
         "used": len(audio),
         "steps": total,
         "precision": precision,
         "skipped": [{"source": f.source, "reason": f.reason} for f in audio.failures],
-        "notes": list(audio.notes),
+        "notes": [*notes, *audio.notes],
     }
 
 

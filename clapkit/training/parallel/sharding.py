@@ -28,6 +28,13 @@ _UNEVEN = ("text_private", "audio_private", "rebuilt")
 
 def check(recipe: Recipe) -> None:
     """RecipeError for what cannot be done with shares of weights."""
+    if recipe.tune is not None and recipe.tune.lora_rank is not None:
+        raise RecipeError(
+            f"train.parallel='fsdp' cannot train adapters (tune.lora_rank={recipe.tune.lora_rank}), which are small: "
+            "use 'ddp'"
+        )
+    if recipe.train.compile:
+        raise RecipeError("train.parallel='fsdp' cannot train compiled towers: use 'ddp', or train.compile=false")
     if any(stage.frozen for stage in recipe.stages):
         raise RecipeError("train.parallel='fsdp' cannot freeze parts for a stage: use 'ddp'")
     needs = [need for objective in recipe.objectives for need in objective.needs]
