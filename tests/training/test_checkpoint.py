@@ -73,7 +73,7 @@ def test_a_failure_while_writing_leaves_the_one_before(trained, tmp_path, monkey
 
     with (
         monkeypatch.context() as patch,
-        pytest.raises(ModelError, match="no space left on device.*step_00000001.*is whole"),
+        pytest.raises(ModelError, match=r"no space left on device.*step_00000001.*is whole"),
     ):
         patch.setattr(checkpoint, "_flush", full)
         checkpoint.write(tmp_path, checkpoint.held(trained[0]), trained[1], progress(2), keep=1)
