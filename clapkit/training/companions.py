@@ -21,6 +21,7 @@ from clapkit.recipe import Recipe
 from clapkit.spec import Spec, derive
 from clapkit.training.beside.masking import HiddenPatches, Hiding, check_tower
 from clapkit.training.beside.priors import PriorTable, TextPriors, counted_log_odds, mean_log_odds
+from clapkit.training.beside.queue import READERS, KeptNegatives, Queue, reads_queue
 from clapkit.training.beside.transforms import Transforms
 from clapkit.training.ema import Average, copied
 from clapkit.training.loader import Loader
@@ -137,6 +138,7 @@ class Companions:
         self.learners: dict[str, nn.Module] = {}
         self._hiding: Hiding | None = None
         self._teaching: dict[str, Any] | None = None
+        self.queue: KeptNegatives | None = None
         self._kept = next((part for part in recipe.beside if isinstance(part, Predictors) and part.result), None)
         if settings.ema is not None:
             self.average = Average(model, decay=settings.ema, warmup=settings.ema_warmup)
@@ -151,6 +153,9 @@ class Companions:
             elif isinstance(part, TextPriors):
                 assert loader is not None, "a run with TextPriors has batches to count in"
                 self._count(part, recipe, model, loader)
+            elif isinstance(part, Queue):
+                clips = () if loader is None else loader.clips
+                self.queue = part.build(model.dimension, clips=clips).to(model.device)
             else:
                 teacher = self.average.model if self.average and part.source == "ema" else copied(model)
                 given = {"teacher": teacher, "encode_texts": encoder_of(teacher), "precision": precision}
@@ -177,7 +182,8 @@ class Companions:
     def extras(self, objective: Objective) -> tuple[Callable[..., dict[str, torch.Tensor]], ...]:
         """What a step asks for further fields, of which it fills those that `objective` needs."""
         made: list[Callable[..., dict[str, torch.Tensor]]] = []
-        wanted = frozenset(objective.needs) & frozenset(Teacher.adds)
+        asked = objective.needs if self.queue is None else (*objective.needs, "audio_teacher", "text_teacher")
+        wanted = frozenset(asked) & frozenset(Teacher.adds)
         if self._teaching is not None and wanted:
             made.append(_Teaching(**self._teaching, wanted=wanted))
         if "priors" in self.learners and "text_prior" in objective.needs:
@@ -199,9 +205,12 @@ class Companions:
         return shard(model, ranks=ranks)
 
     def after_step(self, steps_done: int) -> None:
-        """Follow the weights that the optimizer's step number `steps_done` (from 1) has left, and keep its negatives."""
+        """Follow the weights that the optimizer's step number `steps_done` (from 1) has left; what its batch held
+        becomes negatives of the next ones."""
         if self.average is not None:
             self.average.update(steps_done)
+        if self.queue is not None:
+            self.queue.advance()
 
     def give_result(self, model: DualEncoder) -> None:
         """Leave in `model` what the run ends with: the average, unless it only taught."""
@@ -225,14 +234,6 @@ class Companions:
             described[which] = whole.spec()
         return derive(model_spec, **described)
 
-    def state(self) -> dict[str, torch.Tensor]:
-        """The live tensors that a checkpoint has to hold, by name."""
-        found = {f"average.{k}": v for k, v in self.average.state().items()} if self.average else {}
-        for name, learner in self.learners.items():
-            found |= {f"{name}.{k}": v for k, v in learner.state_dict().items()}
-        return found
-
-    def parameters(self) -> Iterable[nn.Parameter]:
     @contextmanager
     def as_result(self, model: DualEncoder, model_spec: Spec) -> Iterator[DualEncoder]:
         """Inside, the model that the run would end with now, in eval mode; the run goes on with `model` as it was.
@@ -252,6 +253,16 @@ class Companions:
             for module, mode in zip(modules, modes, strict=True):
                 module.training = mode
 
+    def state(self) -> dict[str, torch.Tensor]:
+        """The live tensors that a checkpoint has to hold, by name."""
+        found = {f"average.{k}": v for k, v in self.average.state().items()} if self.average else {}
+        for name, learner in self.learners.items():
+            found |= {f"{name}.{k}": v for k, v in learner.state_dict().items()}
+        if self.queue is not None:
+            found |= {f"queue.{k}": v for k, v in self.queue.state_dict().items()}
+        return found
+
+    def parameters(self) -> Iterable[nn.Parameter]:
         """What learns beside the model."""
         return (p for learner in self.learners.values() for p in learner.parameters())
 
@@ -260,10 +271,13 @@ def check(recipe: Recipe) -> None:
     """Raise RecipeError for parts that cannot stand beside the recipe's model, before anything is decoded."""
     kinds = [type(part) for part in recipe.beside]
     for part in recipe.beside:
-        if not isinstance(part, (Teacher, Predictors, Transforms, TextPriors, HiddenPatches)):
+        if not isinstance(part, (Teacher, Predictors, Transforms, TextPriors, Queue, HiddenPatches)):
             raise RecipeError(
-                f"beside a model stand Teacher, Predictors, Transforms, TextPriors and HiddenPatches, not {part!r}"
+                "beside a model stand Teacher, Predictors, Transforms, TextPriors, Queue and HiddenPatches, not "
+                f"{part!r}"
             )
+        if isinstance(part, Queue):
+            _check_queue(recipe, part)
         tower = recipe.model.arguments["audio"].resolve() if recipe.model is not None else None
         if isinstance(part, HiddenPatches) and isinstance(tower, type):
             check_tower(tower)
@@ -283,6 +297,20 @@ def check(recipe: Recipe) -> None:
         if isinstance(part, Teacher) and part.source == "given" and recipe.tune is None:
             raise RecipeError(
                 f"{part!r} is the model that a run is given, and this recipe builds its own: use source='ema'"
+            )
+
+
+def _check_queue(recipe: Recipe, part: Queue) -> None:
+    if not any(isinstance(other, Teacher) and other.source == "ema" for other in recipe.beside):
+        raise RecipeError(
+            f"{part!r} holds what a slowly following teacher says: put Teacher(source='ema') beside it, and say how "
+            "slow it is, e.g. train.ema=0.995"
+        )
+    for objective in recipe.objectives:
+        if not reads_queue(objective):
+            raise RecipeError(
+                f"{part!r} makes further negatives, and {type(objective).__name__} reads none. These do: "
+                f"{', '.join(reader.__name__ for reader in READERS)}, and what needs {' or '.join(Queue.adds)}"
             )
 
 

@@ -172,7 +172,7 @@ def _train(
     saved_at = time.monotonic()
     waited, busy, counted = 0.0, 0.0, first
     how, watch = replace(_how(recipe, model, encode_texts, loader, precision), text_features=text_features), Watch()
-    how, stretch = replace(how, ranks=processes.ranks, beside=beside), None
+    how, stretch = replace(how, ranks=processes.ranks, beside=beside, negatives=companions.queue), None
     shown = ProgressBar("training", total, first=first, shown=progress)
     logs = Logs(out, first_step=first, services=ways.services, about=told) if processes.is_first else nullcontext()
     made = closing(prefetched(loader, first, end, workers=ways.workers))

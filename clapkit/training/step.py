@@ -48,6 +48,8 @@ EncodeTexts = Callable[[Sequence[str]], torch.Tensor]
 # What teachers and predictors add: (model, batch, its features, encode_texts) -> fields of Embeddings by name. A row
 # that it makes depends on its own clip or text alone: in micro-batches it is asked for a few of each at a time.
 Extra = Callable[[DualEncoder, Batch, Features, EncodeTexts], Mapping[str, torch.Tensor]]
+# (batch, what was made of all of it) -> further fields that no clip or text of it has for itself.
+Further = Callable[[Batch, Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]]
 Norms = Literal["live", "frozen", "microbatch", "sync"]
 
 # With micro-batches, the logits of a softmax that are in memory together, where its rows can be computed apart.
@@ -86,6 +88,7 @@ class How:
     compiled      a context in which towers are called compiled (`nets.blocks.Compiled`)
     watch         is shown the fields of `Embeddings` that the model made of the whole batch, its vectors at least
     extras        teachers and predictors, see `Extra`
+    negatives     the negatives of earlier steps (`beside.queue`), see `Further`; asked once a step
     ranks         the other processes that take this step with the same batch; None: there are none
     beside        what learns beside the model, in extras or objective: with `ranks` its gradients are averaged too
     text_features texts -> [U, W], what the text tower says before its head; for models with a `framewise` head
@@ -102,6 +105,7 @@ class How:
     compiled: Callable[[], AbstractContextManager[None]] = nullcontext
     watch: Callable[[Mapping[str, torch.Tensor]], None] | None = None
     extras: Sequence[Extra] = ()
+    negatives: Further | None = None
     ranks: Ranks | None = None
     beside: Sequence[torch.nn.Parameter] = ()
     text_features: EncodeTexts | None = None
@@ -139,7 +143,7 @@ def take_step(model: DualEncoder, objective: Objective, batch: Batch, how: How) 
     makers = [partial(encode, rows, columns) for rows, columns in _pieces(shares, pieces)]
 
     def losses(made: Fields) -> Iterator[dict[str, torch.Tensor]]:
-        if how.ranks is not None and has_pairs_apart(objective):
+        if how.ranks is not None and has_pairs_apart(objective) and how.negatives is None:
             if how.watch is not None:
                 how.watch(how.ranks.joined({name: made[name].detach() for name in _VECTORS if name in made}))
             yield ring_losses(objective, _own(model, objective, batch, made, *shares), how.ranks, clips=clips)
@@ -147,6 +151,8 @@ def take_step(model: DualEncoder, objective: Objective, batch: Batch, how: How) 
         made = how.ranks.joined(made) if how.ranks else made
         if how.watch is not None:
             how.watch(made)
+        if how.negatives is not None:
+            made = {**made, **how.negatives(batch, made)}
         z = _assembled(model, objective, batch, made)
         if how.ranks is not None:
             yield how.ranks.losses(objective, z)
