@@ -108,6 +108,11 @@ class TrainSettings:
             raise SpecError(
                 f"batch_norm cannot be {self.batch_norm!r}; {nearest_name(str(self.batch_norm), get_args(StepNorm))}"
             )
+        if self.batch_norm == "sync" and self.compile:
+            raise SpecError(
+                "train.batch_norm='sync' exchanges statistics inside the towers, which train.compile=true cannot "
+                "compile: set compile to false, or batch_norm='microbatch'"
+            )
         if self.batch_norm == "sync" and self.micro_batch is not None:
             raise SpecError(
                 "train.batch_norm='sync' takes statistics of the whole batch, and with train.micro_batch="

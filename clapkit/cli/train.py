@@ -269,10 +269,11 @@ def _tune(
     classes = {tuning.NEW: sorted({clip.label for clip in clips if clip.label})}
     loaded = given.load()
     say(f"{given.path}: {loaded.report.family}, {loaded.space_id}")
-    before = tuning.Measured(api.Clap(loaded, device=given.device), measured, classes=classes)
+    # Of processes that torchrun started together the first alone measures; the others wait where the run begins.
+    before = tuning.Measured(api.Clap(loaded, device=given.device), measured, classes=classes) if speaks() else None
     run = train_model(recipe, trained, start=loaded, **place.arguments)
     assert run is not None, "only stop_at_step ends a run early"
-    if not speaks():
+    if before is None:
         return
     out = place.out
     _finish(run, out)

@@ -28,6 +28,7 @@ from clapkit.training import tuning
 from clapkit.training.checkpoint import learnt_state
 from clapkit.training.gradient_cache import check_norms
 from clapkit.training.lora import Adapters
+from clapkit.training.parallel.norms import check_joined
 
 
 @dataclass(frozen=True)
@@ -190,6 +191,8 @@ def learning_towers(model: DualEncoder) -> list[nn.Module]:
 def _check_together(recipe: Recipe, model: DualEncoder, where: torch.device, split: bool) -> None:
     """Refuse parts of the recipe that do not suit the model."""
     for objective in recipe.objectives:
+        if split and recipe.train.batch_norm == "sync":
+            check_joined(objective)
         if model.bias is None and _has_sigmoid(objective):
             raise RecipeError(
                 f"{objective!r} adds a learnt bias to its logits, and this model has none: give it one with "

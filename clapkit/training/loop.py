@@ -187,13 +187,13 @@ def _train(
                 to_training_mode(model, recipe.tune)
                 freeze(model, stretch, learning)
                 objective = companions.with_predictions(stretch.objective)
-                how = replace(how, extras=companions.extras(stretch.objective), watch=watch)
+                how = replace(how, extras=companions.extras(stretch.objective))
             rate = stretch.lr_at(step)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["share"]
             optimizer.zero_grad(set_to_none=True)
             watch.wanted = (step + 1) % recipe.train.log_every == 0 or step + 1 == end or judged.is_due(step + 1)
-            losses = take_step(model, objective, batch, how)
+            losses = take_step(model, objective, batch, replace(how, watch=watch if watch.wanted else None))
             value = float(sum(losses.values()))
             learnt = [*(p for _, p in model.learnt()), *beside]
             norm = clip_gradients(learnt, recipe.train.clip_norm)

@@ -48,6 +48,21 @@ def tuned(tune, world, tmp_path_factory):
     return outcome, out, json.loads((out / "finetune.json").read_bytes())
 
 
+def test_of_processes_that_train_together_the_first_alone_measures(tune, tmp_path, monkeypatch):
+    from clapkit.cli import tuning
+    from clapkit.training import loop
+
+    measured = []
+    monkeypatch.setattr(tuning, "Measured", lambda *about, **more: measured.append(about))
+    monkeypatch.setattr(loop, "train", lambda recipe, clips, *, out, **how: loop.Run(out, 3, 0.0, ""))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, expected in ((1, 0), (0, 1)):
+        monkeypatch.setenv("RANK", str(rank))
+        outcome = tune("--out", tmp_path / f"run{rank}")
+        assert outcome.exit_code == 0, outcome.output
+        assert len(measured) == expected
+
+
 def test_new_and_old_are_scored_before_and_after(tuned, run):
     _, out, told = tuned
     new, old = told["sets"]["new"], told["sets"]["old"]

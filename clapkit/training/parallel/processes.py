@@ -141,7 +141,7 @@ def together(device: str) -> Iterator[Processes]:
         return
     if began:
         on_cards = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
-        dist.init_process_group("nccl" if on_cards else "gloo")
+        _meet("nccl" if on_cards else "gloo")
     local = int(os.environ.get("LOCAL_RANK", dist.get_rank()))
     control = dist.new_group(backend="gloo", timeout=_PATIENCE)
     try:
@@ -155,6 +155,14 @@ def together(device: str) -> Iterator[Processes]:
     finally:
         if began:
             dist.destroy_process_group()
+
+
+def _meet(backend: str) -> None:
+    """Begin the group of all processes, once all are there: the first may have measured a model for an hour."""
+    store, rank, count = next(iter(dist.rendezvous("env://")))
+    store.set(f"clapkit/{rank}", "here")
+    store.wait([f"clapkit/{other}" for other in range(count)], _PATIENCE)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=count)
 
 
 def is_gone(error: BaseException) -> bool:
