@@ -155,7 +155,7 @@ def test_micro_batches_are_refused_by_name():
         How(lambda texts: texts, batch_norm="sync", micro_batch=2)
     with pytest.raises(SpecError, match=r"train.micro_batch=2"):
         TrainSettings(batch_norm="sync", micro_batch=2)
-    with pytest.raises(SpecError, match="train.compile=true"):
+    with pytest.raises(SpecError, match=r"train.compile=true"):
         TrainSettings(batch_norm="sync", compile=True)
     with pytest.raises(SpecError, match="batch_norm cannot be 'synch'; did you mean 'sync'"):
         TrainSettings(batch_norm="synch")
