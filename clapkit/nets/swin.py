@@ -7,8 +7,11 @@ All orders are index tables that depend on sizes alone; they are computed, and n
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 # Far below any score, but finite, as in the published models.
@@ -53,29 +56,75 @@ class WindowAttention(nn.Module):
         batch, length, _ = tokens_BLD.shape
         tokens = self.window**2
         joined = self.qkv(tokens_BLD).view(-1, tokens, 3, self.heads, tokens_BLD.shape[2] // self.heads)
-        query, key, value = joined.permute(2, 0, 3, 1, 4)  # each [B * windows, H, tokens, D / H]
         # Its gradient is summed up far quicker than that of an index in brackets.
         bias = self.bias_table.index_select(0, self.bias_index).view(tokens, tokens, -1).permute(2, 0, 1)[None]
         if bias.requires_grad:
             bias_WHNN = bias if apart_WNN is None else bias + apart_WNN[:, None]
-            seen = _attention_with_gradient(query, key, value, bias_WHNN.to(query.dtype))
+            seen = _LearningAttention.apply(joined, bias_WHNN)
         else:
             if apart_WNN is not None:
                 bias = (bias + apart_WNN[:, None]).expand(batch, -1, -1, -1, -1).flatten(0, 1)
-            seen = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
-        return self.out(seen.transpose(1, 2).reshape(batch, length, -1))
+            query, key, value = joined.permute(2, 0, 3, 1, 4)  # each [B * windows, H, tokens, D / H]
+            seen = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype)).transpose(1, 2)
+        return self.out(seen.reshape(batch, length, -1))
 
 
-def _attention_with_gradient(query: Tensor, key: Tensor, value: Tensor, bias_WHNN: Tensor) -> Tensor:
-    """Attention under a bias that learns, for which torch has no fused kernel; [B * windows, H, N, D] each.
+class _LearningAttention(torch.autograd.Function):
+    """Attention under a bias that learns, for which torch has no fused kernel.
 
-    The bias is added for all clips at once, in place, and no row is looked at for being empty: none is.
+    joined_MN3HD (queries, keys and values of M windows beside each other), bias_WHNN -> [M, N, H, D]. The bias is added
+    for all clips at once, in place, and no row is looked at for being empty: none is. Written out backward too, because
+    torch would cut and join gradients of queries, keys and values by copies of their own.
     """
-    windows = len(bias_WHNN)
-    with torch.autocast(query.device.type, enabled=False):
-        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
-        scores.unflatten(0, (-1, windows)).add_(bias_WHNN)
-        return scores.softmax(-1) @ value
+
+    @staticmethod
+    def forward(ctx: Any, joined_MN3HD: Tensor, bias_WHNN: Tensor) -> Tensor:
+        windows, tokens, _, heads, size = joined_MN3HD.shape
+        with torch.autocast(joined_MN3HD.device.type, enabled=False):
+            query, key, value = joined_MN3HD.permute(2, 0, 3, 1, 4).reshape(3, -1, tokens, size)
+            query = query * size**-0.5
+            scores = query @ key.transpose(1, 2)
+            scores.view(-1, *bias_WHNN.shape).add_(bias_WHNN.to(scores.dtype))
+            share = scores.softmax(-1)
+            seen = (share @ value).view(windows, heads, tokens, size)
+        ctx.save_for_backward(query, key, value, share)
+        ctx.bias_like = bias_WHNN.shape, bias_WHNN.dtype
+        return seen.transpose(1, 2).contiguous()
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, slope_MNHD: Tensor) -> tuple[Tensor, Tensor]:
+        query, key, value, share = ctx.saved_tensors
+        shape, dtype = ctx.bias_like
+        windows, tokens, heads, size = slope_MNHD.shape
+        slope = slope_MNHD.transpose(1, 2).reshape(-1, tokens, size)
+        of_share = slope @ value.transpose(1, 2)
+        of_scores = torch.ops.aten._softmax_backward_data(of_share, share, -1, share.dtype)
+        of_query, of_key = (of_scores @ key).mul_(size**-0.5), of_scores.transpose(1, 2) @ query
+        of_joined = slope.new_empty(windows, tokens, 3, heads, size)
+        for place, made in enumerate((of_query, of_key, share.transpose(1, 2) @ slope)):
+            of_joined[:, :, place] = made.view(windows, heads, tokens, size).transpose(1, 2)
+        return of_joined, of_scores.view(-1, *shape).sum(0, dtype=dtype)
+
+
+class _Reordered(torch.autograd.Function):
+    """tokens_BLD.index_select(1, order_L) for an order that takes each token once: its gradient is looked up too, where
+    torch would add it up token by token."""
+
+    @staticmethod
+    def forward(ctx: Any, tokens_BLD: Tensor, order_L: Tensor) -> Tensor:
+        ctx.save_for_backward(order_L)
+        return tokens_BLD.index_select(1, order_L)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, slope_BLD: Tensor) -> tuple[Tensor, None]:
+        return slope_BLD.index_select(1, ctx.saved_tensors[0].argsort()), None
+
+
+def _reordered(tokens_BLD: Tensor, order_L: Tensor) -> Tensor:
+    learns = tokens_BLD.requires_grad
+    return _Reordered.apply(tokens_BLD, order_L) if learns else tokens_BLD.index_select(1, order_L)
 
 
 class SwinBlock(nn.Module):
@@ -96,8 +145,8 @@ class SwinBlock(nn.Module):
             tokens_BLD = tokens_BLD + self.attention(normed, None)
         else:
             there_L, back_L, apart_WNN = shift
-            seen = self.attention(normed.index_select(1, there_L), apart_WNN)
-            tokens_BLD = tokens_BLD + seen.index_select(1, back_L)
+            seen = self.attention(_reordered(normed, there_L), apart_WNN)
+            tokens_BLD = tokens_BLD + _reordered(seen, back_L)
         return tokens_BLD + self.fall(F.gelu(self.rise(self.norm2(tokens_BLD))))
 
 
@@ -114,7 +163,7 @@ class PatchMerging(nn.Module):
         self.register_buffer("sources", sources, persistent=False)
 
     def forward(self, tokens_BLD: Tensor) -> Tensor:
-        return self.reduce(self.norm(tokens_BLD.index_select(1, self.sources).unflatten(1, (-1, 4)).flatten(2)))
+        return self.reduce(self.norm(_reordered(tokens_BLD, self.sources).unflatten(1, (-1, 4)).flatten(2)))
 
 
 class SwinStage(nn.Module):
