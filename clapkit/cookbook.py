@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clapkit.errors import RecipeError, nearest_name
+from clapkit.errors import ClapkitError, RecipeError, nearest_name, raised_at
 
 if TYPE_CHECKING:
     from clapkit.recipe import Recipe
@@ -21,9 +21,14 @@ def find_recipe(name: str) -> Recipe:
             raise RecipeError(f"there is no recipe '{name}'; {nearest_name(name, list(places))}")
         module, attribute = places[name], "recipe"
     try:
-        return getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise RecipeError(f"cannot read the recipe '{name}': {error}") from error
+        found = getattr(import_module(module), attribute)
+    except ClapkitError:
+        raise
+    except Exception as error:  # the module is somebody's own: anything can happen in it
+        raise RecipeError(f"cannot read the recipe '{name}': {raised_at(error)}") from error
+    if not hasattr(found, "with_set") or isinstance(found, type):
+        raise RecipeError(f"'{name}' is no recipe but {found!r}: name one made with Recipe(...) or another's .but()")
+    return found
 
 
 def recipe_files() -> dict[str, str]:

@@ -129,6 +129,15 @@ class MissingExtraError(ClapkitError):
         return RuntimeError, (str(self),)
 
 
+def raised_at(error: BaseException) -> str:
+    """An exception of somebody else's code in one line: its kind, its words, and the file and line that raised it."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    place = "" if frame is None else f" ({frame.tb_frame.f_code.co_filename}, line {frame.tb_lineno})"
+    return f"{type(error).__name__}: {error}{place}"
+
+
 def nearest_name(word: str, known: Sequence[str]) -> str:
     """The tail of an error message that suggests the nearest known name, or lists what exists."""
     import difflib

@@ -82,6 +82,8 @@ class Recipe:
         for part in self.beside:
             if not hasattr(part, "adds"):
                 raise RecipeError(f"what stands beside a model says what it adds, and {part!r} does not")
+        for view in self.views:
+            _check_view(view)
         for objective in self.objectives:
             self._check_needs(objective)
         seen_mel = False
@@ -97,6 +99,11 @@ class Recipe:
         return (self.objective, *(stage.objective for stage in self.stages if stage.objective is not None))
 
     def _check_needs(self, objective: Any) -> None:
+        if isinstance(objective, type) or not _is_names(getattr(objective, "needs", None)):
+            raise RecipeError(
+                f"{objective!r} is no objective: the value of a frozen dataclass is expected whose `needs` is "
+                "a tuple of texts such as ('audio', 'text')"
+            )
         added = {name for part in (*self.views, *self.beside) for name in part.adds}
         head = _OF_FRAMEWISE if self.model is None or self.model.arguments.get("framewise") is not None else ()
         missing = [need for need in objective.needs if need not in {*_GIVEN, *_FOUND_OUT, *head, *added}]
@@ -138,6 +145,21 @@ class Recipe:
         if not isinstance(recipe, Recipe):
             raise RecipeError(f"the file holds a {type(recipe).__name__}, not a recipe")
         return recipe
+
+
+def _check_view(view: Any) -> None:
+    lacking = [name for name in ("adds", "domain", "draw", "apply") if not hasattr(view, name)]
+    if isinstance(view, type) or lacking:
+        what = f"which lacks {', '.join(lacking)}" if lacking else "a class: put its value there, with ()"
+        raise RecipeError(f"views are frozen dataclasses with adds, domain, draw and apply, and not {view!r}, {what}")
+    if view.domain not in ("audio", "mel", "text"):
+        raise RecipeError(f"the domain of {view!r} is audio, mel or text, not {view.domain!r}")
+    if not _is_names(view.adds):
+        raise RecipeError(f"what {view!r} adds is a tuple of texts, not {view.adds!r}")
+
+
+def _is_names(names: Any) -> bool:
+    return isinstance(names, tuple) and all(isinstance(name, str) for name in names)
 
 
 def _replace(node: Any, path: list[str], value: Any, whole: str) -> Any:

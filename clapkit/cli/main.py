@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
+from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -79,8 +82,17 @@ for _module in _MODULES:
     _module.add_to(app)
 
 
+def _tell(shown: Any, message: Any, category: Any, filename: str, *more: Any, **others: Any) -> None:
+    """A warning of ours is a line of words; those of other packages stay what Python makes of them (`shown`)."""
+    if Path(filename).is_relative_to(Path(__file__).parents[1]):
+        say(f"warning: {message}")
+    else:
+        shown(message, category, filename, *more, **others)
+
+
 def main() -> None:
     """Entry point of the console script."""
+    warnings.showwarning = partial(_tell, warnings.showwarning)
     # File names may hold what the terminal's encoding cannot: print a question mark rather than fail.
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):

@@ -75,7 +75,8 @@ class Batch:
     texts, soft_target_BU   the texts and how each clip's description is shared out among them
     mel_params              for each mel view the drawn parameters of each clip
     params                  everything that was drawn, JSON-able, for the log and for replay
-    wrong                   captions that are false for each clip, for other clips they may be true
+    wrong                   captions that are false for each clip, for other clips they may be true; "" holds the place
+                            of one that is not false of this clip, where places mean kinds (`views.OrderContrast`)
     label_B                 class of each clip (int64, `Classes.label_B`); None: nothing in the data has a label
     tag_BC                  0 or 1 for each name (float32, `Classes.tag_BC`); None: the data has none, or over MOST_TAGS
     other_BN, other_lengths_B, other_mel_params   a second draw of the same clips by the same views; None: nobody asked

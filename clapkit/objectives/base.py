@@ -127,6 +127,20 @@ class Objective(Protocol):
     def __call__(self, z: Embeddings) -> Mapping[str, torch.Tensor]: ...
 
 
+def named_losses(objective: Objective, z: Embeddings) -> dict[str, torch.Tensor]:
+    """The losses of `z`; ClapkitError where they are no named scalars, or none of them has a gradient."""
+    found, name = objective(z), type(objective).__name__
+    of_kind = isinstance(found, Mapping) and len(found) > 0
+    if not of_kind or not all(isinstance(n, str) and torch.is_tensor(v) and not v.ndim for n, v in found.items()):
+        raise ClapkitError(f"{name} gave {found!r}: expected is a dict of names and losses, tensors without axes")
+    if not any(value.requires_grad for value in found.values()):
+        raise ClapkitError(
+            f"the losses of {name} ({', '.join(found)}) have no gradient: it has to compute them from the vectors that "
+            "it is given, without detach(), and something in the model has to learn"
+        )
+    return dict(found)
+
+
 # The words of `needs`: the fields without their axes, and without the two numbers that every model has.
 NEEDS = tuple(
     dict.fromkeys(re.sub("_[A-Z]+$", "", f.name) for f in fields(Embeddings) if f.name not in ("scale", "bias"))

@@ -289,10 +289,11 @@ class KappaNCE:
 
     def _weights(self, vectors_RD: torch.Tensor, mass_R: torch.Tensor) -> torch.Tensor:
         """Weights [R] whose mean over the mass is 1."""
-        centre_D = mass_R @ vectors_RD / mass_R.sum()
-        crowd_R = (vectors_RD @ centre_D / self.kappa).masked_fill(mass_R == 0, -torch.inf)
+        limits = torch.finfo(mass_R.dtype)
+        centre_D = mass_R @ vectors_RD / mass_R.sum().clamp_min(limits.tiny)
+        crowd_R = (vectors_RD @ centre_D / self.kappa).masked_fill(mass_R == 0, limits.min)
         weight_R = (crowd_R - crowd_R.max()).exp()
-        return weight_R * (mass_R.sum() / (weight_R * mass_R).sum())
+        return weight_R * (mass_R.sum() / (weight_R * mass_R).sum().clamp_min(limits.tiny))
 
 
 @dataclass(frozen=True)

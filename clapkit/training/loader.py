@@ -20,7 +20,7 @@ from clapkit.errors import RecipeError
 from clapkit.model import Fill
 from clapkit.units import samples_to_seconds, seconds_to_samples
 from clapkit.views.audio import samples_of
-from clapkit.views.base import Params, View
+from clapkit.views.base import Params, View, carried_out, check_again, decided
 from clapkit.views.partners import shifted
 
 _ROUNDING_S = 0.002  # by so much a view may miss a length: several cuts, each rounded to a sample
@@ -166,7 +166,9 @@ class Loader:
         drawn = _Draw(clips, [{} for _ in clips], {})
         for number, view in enumerate(self._views):
             before = drawn.clips
-            params = [dict(view.draw(rng(b, number + 1), clip, before)) for b, clip in enumerate(before)]
+            params = [decided(view, rng(b, number + 1), clip, before) for b, clip in enumerate(before)]
+            for b in range(len(before) if step == 0 else 1):
+                check_again(view, params[b], decided(view, rng(b, number + 1), before[b], before), before[b])
             by_id = {clip.id: clip for clip in before}
             drawn.clips = [_applied(view, clip, p, by_id) for clip, p in zip(before, params, strict=True)]
             drawn.params[f"{number}:{type(view).__name__}"] = params
@@ -248,7 +250,7 @@ def _with_texts(clip: Clip, views: Sequence[View], seed: int, row: int) -> Clip:
 
 def _applied(view: View, clip: Clip, params: Params, pool: Mapping[str, Clip]) -> Clip:
     """The clip behind the view; wrong sounds that it had before are altered as its own sound is."""
-    changed = view.apply(clip, params, pool)
+    changed = carried_out(view, clip, params, pool)
     if not clip.wrong_sounds or changed.wrong_sounds is not clip.wrong_sounds:
         return changed
     altered = (view.apply(clip.with_(audio=sound, wrong_sounds=()), params, pool) for sound in clip.wrong_sounds)
@@ -261,8 +263,13 @@ def _parts(clip: Clip, known: Mapping[str, Clip], pool: Mapping[str, Clip]) -> d
 
 
 def _wrong(parts: Sequence[Clip]) -> tuple[str, ...]:
-    """Captions that are false for the first clip, without those that are true of what was mixed into it."""
+    """Captions that are false for the first clip, without those that are true of what was mixed into it.
+
+    Beside wrong sounds, places mean kinds of falsehood: one that is left out leaves "" in its place.
+    """
     true = {text.casefold() for clip in parts for text in (*clip.captions, *clip.prompts)}
+    if parts[0].wrong_sounds:
+        return tuple("" if text.casefold() in true else text for text in parts[0].wrong)
     return tuple(text for text in dict.fromkeys(parts[0].wrong) if text.casefold() not in true)
 
 

@@ -24,7 +24,7 @@ from clapkit.errors import RecipeError, SpecError, nearest_name
 from clapkit.model import DualEncoder
 from clapkit.nets.blocks import recomputed
 from clapkit.nets.products import quick_products
-from clapkit.objectives.base import Embeddings, Objective
+from clapkit.objectives.base import Embeddings, Objective, named_losses
 from clapkit.objectives.contrast import wide
 from clapkit.training.gradient_cache import (
     AXES,
@@ -157,7 +157,7 @@ def take_step(model: DualEncoder, objective: Objective, batch: Batch, how: How) 
         if how.ranks is not None:
             yield how.ranks.losses(objective, z)
         elif pieces == 1 or clips * len(batch.texts) <= LOGITS_AT_ONCE or not has_rows_apart(objective):
-            yield dict(objective(z))
+            yield named_losses(objective, z)
         else:
             for some in _blocks(z):
                 yield row_losses(objective, replace(z, scale=model.scale), *some)
@@ -320,13 +320,13 @@ def _widest(batch: Batch) -> int:
 
 def _wrong_texts(part: Batch, how: How, *, width: int, like: torch.Tensor) -> torch.Tensor:
     """text_private_BKD with K = `width`; where a clip has fewer, any vector."""
-    texts = tuple(dict.fromkeys(text for wrong in part.wrong for text in wrong))
+    texts = tuple(dict.fromkeys(text for wrong in part.wrong for text in wrong if text))
     if not texts:
         return like.new_zeros(len(part.wrong), width, like.shape[1])
     place = {text: i for i, text in enumerate(texts)}
     index_BK = np.zeros((len(part.wrong), width), np.int64)
     for b, wrong in enumerate(part.wrong):
-        index_BK[b, : len(wrong)] = [place[text] for text in wrong]
+        index_BK[b, : len(wrong)] = [place.get(text, 0) for text in wrong]
     return how.encode_texts(texts)[torch.from_numpy(index_BK).to(like.device)]
 
 
@@ -346,7 +346,8 @@ def _assembled(model: DualEncoder, objective: Objective, batch: Batch, made: Map
     if "tag" in objective.needs:
         known["tag_BC"] = batch.tag_BC
     if "text_private_BKD" in made and batch.wrong and "private_BK" not in made:
-        known["private_BK"] = np.arange(_widest(batch)) < np.array([len(wrong) for wrong in batch.wrong])[:, None]
+        false_BK = [[*map(bool, wrong), *[False] * (_widest(batch) - len(wrong))] for wrong in batch.wrong]
+        known["private_BK"] = np.array(false_BK, dtype=bool)
     if "value" in objective.needs and batch.value_BV is not None:
         known["value_BV"] = _complete(objective, batch)
     if "audio_private_UKD" in made and batch.wrong_sounds is not None:

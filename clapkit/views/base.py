@@ -6,12 +6,14 @@ can be logged, replayed and moved to another process, and nothing touches a glob
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
 from clapkit.data.clip import Clip
+from clapkit.errors import ClapkitError, RecipeError, raised_at
 
 Domain = Literal["audio", "mel", "text"]
 Params = Mapping[str, Any]
@@ -39,3 +41,53 @@ class View(Protocol):
     def apply(self, clip: Any, params: Params, pool: Mapping[str, Clip]) -> Any:
         """Do what was decided. `pool` maps the ids in `params` to clips."""
         ...
+
+
+def decided(view: View, rng: np.random.Generator, clip: Clip, pool: Sequence[Clip]) -> dict[str, Any]:
+    """What the view draws for a clip. RecipeError, with the clip, where it fails or gives something else."""
+    try:
+        params = view.draw(rng, clip, pool)
+    except ClapkitError:
+        raise
+    except Exception as error:
+        raise RecipeError(f"{view!r} cannot draw for clip '{clip.id}': {raised_at(error)}") from error
+    if not isinstance(params, Mapping):
+        raise RecipeError(f"{view!r} drew {params!r} for clip '{clip.id}': a dict is expected, empty for no change")
+    return dict(params)
+
+
+def check_again(view: View, params: Params, again: Params, clip: Clip) -> None:
+    """Refuse a view whose decisions are no plain data, or that decided otherwise with the same generator."""
+    try:
+        written = [json.dumps(drawn) for drawn in (params, again)]
+    except (TypeError, ValueError) as error:
+        raise RecipeError(
+            f"{view!r} drew {params!r} for clip '{clip.id}', which cannot be logged ({error}): only plain numbers, "
+            "texts, lists and dicts can (float(...), int(...), .tolist())"
+        ) from error
+    if written[0] != written[1]:
+        raise RecipeError(
+            f"{view!r} drew {written[0]} for clip '{clip.id}', and {written[1]} from the same generator: every random "
+            "decision has to come from the generator that draw is given, or the run could not be repeated"
+        )
+
+
+def carried_out(view: View, clip: Clip, params: Params, pool: Mapping[str, Clip]) -> Clip:
+    """The clip behind an audio view. RecipeError, with the clip, where that is no clip of the same name and rate."""
+    try:
+        changed = view.apply(clip, params, pool)
+    except ClapkitError:
+        raise
+    except Exception as error:
+        raise RecipeError(f"{view!r} fails on clip '{clip.id}': {raised_at(error)}") from error
+    if not isinstance(changed, Clip):
+        raise RecipeError(f"{view!r} made a {type(changed).__name__} of clip '{clip.id}': clip.with_(...) is expected")
+    if not isinstance(changed.audio, np.ndarray) or changed.audio.ndim != 1:
+        found = changed.audio.shape if isinstance(changed.audio, np.ndarray) else type(changed.audio).__name__
+        raise RecipeError(f"{view!r} made sound of shape {found} of clip '{clip.id}': an array of samples is expected")
+    if (changed.id, changed.rate_hz) != (clip.id, clip.rate_hz):
+        raise RecipeError(
+            f"{view!r} made '{changed.id}' at {changed.rate_hz} Hz of clip '{clip.id}' at {clip.rate_hz} Hz: a view "
+            "keeps the name and the rate of a clip"
+        )
+    return changed
