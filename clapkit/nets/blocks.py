@@ -4,7 +4,7 @@ torch compiles."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 
 import torch
@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from clapkit.errors import RecipeError
+from clapkit.nets.products import quick_again
 
 # A block with one of them is no transformer's; run twice, a batch norm would count its batch twice.
 _NOT_INSIDE = (_BatchNorm, nn.Conv2d)
@@ -48,7 +49,8 @@ def recomputed(*towers: nn.Module | None, wanted: bool = True) -> Iterator[None]
     blocks = [block for tower in towers if wanted and tower for block in transformer_blocks(tower).values()]
     for block in blocks:
         # On the instance, where no name of a weight changes; taken away again, or copies would call the original.
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+        again = {"use_reentrant": False, "context_fn": lambda: (nullcontext(), quick_again())}
+        block.forward = partial(checkpoint, block.forward, **again)  # type: ignore[method-assign]
     try:
         yield
     finally:

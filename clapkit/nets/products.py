@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 # Rows below which a call costs more than its arithmetic.
 _FEW_ROWS = 64
+_is_quick: ContextVar[bool] = ContextVar("_is_quick", default=False)
 
 
 def quick_products(device: torch.device) -> AbstractContextManager[object]:
@@ -28,6 +30,14 @@ def quick_products(device: torch.device) -> AbstractContextManager[object]:
     return _LinearByConvolution() if device.type == "cpu" and has_both else nullcontext()
 
 
+def quick_again() -> AbstractContextManager[object]:
+    """`quick_products` for what is computed again in a backward pass, if it is on now.
+
+    Torch hears no mode inside a backward pass that was called under it, and forward passes have to be alike.
+    """
+    return _LinearByConvolution() if _is_quick.get() else nullcontext()
+
+
 def linear_by_convolution(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """`F.linear` [..., K] -> [..., N]: rows are the pixels of one image, whose channels lie next to each other."""
     image = x.reshape(1, 1, -1, x.shape[-1]).permute(0, 3, 1, 2)
@@ -36,6 +46,14 @@ def linear_by_convolution(x: torch.Tensor, weight: torch.Tensor, bias: torch.Ten
 
 
 class _LinearByConvolution(TorchFunctionMode):
+    def __enter__(self) -> Any:
+        self._before = _is_quick.set(True)
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        _is_quick.reset(self._before)
+
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:

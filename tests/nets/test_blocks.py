@@ -10,6 +10,7 @@ from torch import nn
 
 from clapkit.audio.features import Features
 from clapkit.nets.blocks import recomputed, transformer_blocks
+from clapkit.nets.products import quick_products
 from clapkit.towers import hf, htsat, resnet, vit
 
 NAMES = {
@@ -83,3 +84,17 @@ def test_an_error_inside_leaves_the_tower_as_it_was():
     with pytest.raises(ZeroDivisionError), recomputed(tower):
         raise ZeroDivisionError
     assert not any("forward" in vars(block) for block in transformer_blocks(tower).values())
+
+
+def test_recomputed_under_quick_products_is_the_same_gradient():
+    """Linear layers with enough rows take another way there, also when they are computed again."""
+    torch.manual_seed(0)
+    tower = vit.PatchTransformer(width=16, depth=2, heads=2, expansion=2)
+    features = Features(torch.randn(4, 256, 64), torch.ones(4, 256, dtype=torch.bool))  # 256 tokens, 64 rows pay
+    made = []
+    for wanted in (False, True):
+        tower.zero_grad()
+        with quick_products(torch.device("cpu")), recomputed(tower, wanted=wanted):
+            tower(features).summary_BD.square().sum().backward()
+        made.append([p.grad.clone() for p in tower.parameters() if p.grad is not None])
+    assert all(torch.equal(a, b) for a, b in zip(*made, strict=True))
