@@ -92,11 +92,21 @@ class Recipe:
                 seen_mel = True
             elif view.domain == "audio" and seen_mel:
                 raise RecipeError(f"{type(view).__name__} changes samples and has to stand before the mel views")
+        if self.train.cache_mel:
+            self._check_mel_forms()
 
     @property
     def objectives(self) -> tuple[Any, ...]:
         """Every objective of the run: the recipe's, and those of stages that have one of their own."""
         return (self.objective, *(stage.objective for stage in self.stages if stage.objective is not None))
+
+    def _check_mel_forms(self) -> None:
+        unfit = [type(v).__name__ for v in self.views if v.domain == "audio" and getattr(v, "mel_form", None) is None]
+        if unfit:
+            raise RecipeError(
+                f"train.cache_mel: {', '.join(unfit)} changes samples in a way that no cached mel can follow exactly; "
+                "leave such views out of the recipe, or set train.cache_mel=false"
+            )
 
     def _check_needs(self, objective: Any) -> None:
         if isinstance(objective, type) or not _is_names(getattr(objective, "needs", None)):

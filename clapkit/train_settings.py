@@ -38,6 +38,9 @@ class TrainSettings:
                        of what the optimizer remembers of them (`training.parallel`). One alone holds everything
     checkpoint_activations  the blocks of transformers keep their inputs alone and are computed again for the gradient
                        (`nets.blocks.recomputed`): the same gradient in a part of the memory, a third slower
+    cache_mel          mel spectra of the clips are computed once and kept on disk (`training.sound.mels`), and steps
+                       read them in place of samples. Longer clips are cut at frames then. For audio views that a mel
+                       can follow exactly; others are refused
     compile            torch compiles the towers (`nets.blocks.Compiled`), which takes a minute at the first step and
                        pays on accelerators. A run that goes on after a stop need not end bit for bit equal then
     """
@@ -64,6 +67,7 @@ class TrainSettings:
     batch_norm: StepNorm = field(default="live", metadata={"omit_default": True})
     parallel: Parallel = field(default="ddp", metadata={"omit_default": True})
     checkpoint_activations: bool = field(default=False, metadata={"omit_default": True})
+    cache_mel: bool = field(default=False, metadata={"omit_default": True})
     compile: bool = field(default=False, metadata={"omit_default": True})
 
     def __post_init__(self) -> None:

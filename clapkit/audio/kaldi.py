@@ -71,6 +71,11 @@ class KaldiSettings:
         """Length of the transform: the power of two that holds a frame."""
         return 1 << (self.window_samples - 1).bit_length()
 
+    @property
+    def reach_samples(self) -> tuple[int, int]:
+        """How many samples before sample t * hop_samples frame t sees, and how many from it on."""
+        return 0, self.window_samples
+
     def frames(self, n_samples: int) -> int:
         """Number of whole frames in `n_samples` samples; one for a clip shorter than a frame, continued by silence."""
         return max(0, n_samples - self.window_samples) // self.hop_samples + 1
@@ -135,6 +140,28 @@ class KaldiFbank(nn.Module):
         """
         check_samples(samples_BN)
         lengths_B = checked_lengths(lengths_B, samples_BN)
+        return self.from_energies(self._energies(samples_BN, lengths_B), lengths_B)
+
+    def energies(self, samples_BN: torch.Tensor, lengths_B: torch.Tensor | None = None) -> torch.Tensor:
+        """[B, T, mel_bins]: what the filters sum up, before the logarithm; what stands in padding says nothing.
+
+        Arguments and errors as for the front-end itself, which is `from_energies(energies(...), lengths_B)`.
+        """
+        check_samples(samples_BN)
+        return self._energies(samples_BN, checked_lengths(lengths_B, samples_BN))
+
+    def from_energies(self, energies_BTF: torch.Tensor, lengths_B: torch.Tensor | None = None) -> Features:
+        """Features of the energies of sounds that are `lengths_B` samples long; None: all frames are sound."""
+        with torch.autocast(energies_BTF.device.type, enabled=False):
+            values_BTF = self._compressed(energies_BTF.to(self.filterbank.dtype))
+            if lengths_B is None:
+                return Features(values_BTF, values_BTF.new_ones(values_BTF.shape[:2], dtype=torch.bool))
+            last_B1 = ((lengths_B - self.settings.window_samples).clamp_min(0) // self.settings.hop_samples)[:, None]
+            mask_BT = torch.arange(values_BTF.shape[1], device=last_B1.device) <= last_B1
+            silence = self._compressed(values_BTF.new_zeros(()))
+            return Features(torch.where(mask_BT[:, :, None], values_BTF, silence), mask_BT)
+
+    def _energies(self, samples_BN: torch.Tensor, lengths_B: torch.Tensor | None) -> torch.Tensor:
         with torch.autocast(samples_BN.device.type, enabled=False):
             samples_BN = samples_BN.to(self.filterbank.dtype)
             if lengths_B is not None:
@@ -143,14 +170,7 @@ class KaldiFbank(nn.Module):
             samples_BN = F.pad(samples_BN, (0, max(0, self.settings.window_samples - samples_BN.shape[1])))
             frames_BTW = samples_BN.unfold(1, self.settings.window_samples, self.settings.hop_samples)
             block = max(1, _BLOCK_SAMPLES // (len(samples_BN) * self.settings.n_fft))
-            mel_BTF = torch.cat([self._mel_of_frames(part) for part in frames_BTW.split(block, dim=1)], dim=1)
-            values_BTF = self._compressed(mel_BTF)
-            if lengths_B is None:
-                return Features(values_BTF, values_BTF.new_ones(values_BTF.shape[:2], dtype=torch.bool))
-            last_B1 = ((lengths_B - self.settings.window_samples).clamp_min(0) // self.settings.hop_samples)[:, None]
-            mask_BT = torch.arange(values_BTF.shape[1], device=last_B1.device) <= last_B1
-            silence = self._compressed(values_BTF.new_zeros(()))
-            return Features(torch.where(mask_BT[:, :, None], values_BTF, silence), mask_BT)
+            return torch.cat([self._mel_of_frames(part) for part in frames_BTW.split(block, dim=1)], dim=1)
 
     def _mel_of_frames(self, frames_BTW: torch.Tensor) -> torch.Tensor:
         spectrum = self._spectrum(frames_BTW)

@@ -136,6 +136,29 @@ class MelFrontend(nn.Module):
         """
         check_samples(samples_BN)
         lengths_B = checked_lengths(lengths_B, samples_BN)
+        return self.from_energies(self._energies(samples_BN, lengths_B), lengths_B)
+
+    def energies(self, samples_BN: torch.Tensor, lengths_B: torch.Tensor | None = None) -> torch.Tensor:
+        """[B, T, mel_bins]: what the filters sum up, before the logarithm; what stands in padding says nothing.
+
+        A sound c times as loud has abs(c) ** settings.power times as much, unless it is quantised. Arguments and errors
+        as for the front-end itself, which is `from_energies(energies(samples_BN, lengths_B), lengths_B)`.
+        """
+        check_samples(samples_BN)
+        return self._energies(samples_BN, checked_lengths(lengths_B, samples_BN))
+
+    def from_energies(self, energies_BTF: torch.Tensor, lengths_B: torch.Tensor | None = None) -> Features:
+        """Features of the energies of sounds that are `lengths_B` samples long; None: all frames are sound."""
+        with torch.autocast(energies_BTF.device.type, enabled=False):
+            log_BTF = self._logarithm(energies_BTF.to(self.filterbank.dtype))
+            if lengths_B is None:
+                mask_BT = log_BTF.new_ones(log_BTF.shape[:2], dtype=torch.bool)
+                return Features(self._levelled(log_BTF, mask_BT), mask_BT)
+            mask_BT = self._mask(lengths_B - int(self.settings.preemphasis is not None), log_BTF.shape[1])
+            log_BTF = torch.where(mask_BT[:, :, None], log_BTF, self._silence(log_BTF))
+            return Features(self._levelled(log_BTF, mask_BT), mask_BT)
+
+    def _energies(self, samples_BN: torch.Tensor, lengths_B: torch.Tensor | None) -> torch.Tensor:
         with torch.autocast(samples_BN.device.type, enabled=False):
             samples_BN = samples_BN.to(self.filterbank.dtype)
             n_frames = self.frames(samples_BN.shape[1])
@@ -144,13 +167,7 @@ class MelFrontend(nn.Module):
             if self.settings.preemphasis is not None:
                 samples_BN = samples_BN[:, 1:] - self.settings.preemphasis * samples_BN[:, :-1]
                 lengths_B = None if lengths_B is None else lengths_B - 1
-            log_BTF = self._logarithm(self._mel(self._continued(samples_BN, lengths_B), n_frames))
-            if lengths_B is None:
-                mask_BT = log_BTF.new_ones(log_BTF.shape[:2], dtype=torch.bool)
-                return Features(self._levelled(log_BTF, mask_BT), mask_BT)
-            mask_BT = self._mask(lengths_B, n_frames)
-            log_BTF = torch.where(mask_BT[:, :, None], log_BTF, self._silence(log_BTF))
-            return Features(self._levelled(log_BTF, mask_BT), mask_BT)
+            return self._mel(self._continued(samples_BN, lengths_B), n_frames)
 
     def _continued(self, samples_BN: torch.Tensor, lengths_B: torch.Tensor | None) -> torch.Tensor:
         """The samples with what the windows see before the start and after the end of each clip."""

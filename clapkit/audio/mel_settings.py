@@ -108,6 +108,12 @@ class MelSettings:
         """Number of frequencies of the transform, from 0 Hz to half the rate."""
         return self.n_fft // 2 + 1
 
+    @property
+    def reach_samples(self) -> tuple[int, int]:
+        """How many samples before sample t * hop_samples frame t sees, and how many from it on."""
+        before = self.n_fft // 2 if self.centred else 0
+        return before, self.n_fft - before + (self.preemphasis is not None)
+
     def frames(self, n_samples: int) -> int:
         """Number of frames of a clip of `n_samples` samples; never fewer than one."""
         n_samples = n_samples if self.preemphasis is None else max(0, n_samples - 1)

@@ -72,6 +72,8 @@ class Batch:
     """B clips and U distinct texts.
 
     samples_BN, lengths_B   mono float32 at model rate, padded with zeros at the end
+    mel_BTF                 in place of samples ([B, 0] then) what the front-end's filters sum up of them, before the
+                            logarithm; float32, 0 in padding. None: samples are there
     texts, soft_target_BU   the texts and how each clip's description is shared out among them
     mel_params              for each mel view the drawn parameters of each clip
     params                  everything that was drawn, JSON-able, for the log and for replay
@@ -79,7 +81,8 @@ class Batch:
                             of one that is not false of this clip, where places mean kinds (`views.OrderContrast`)
     label_B                 class of each clip (int64, `Classes.label_B`); None: nothing in the data has a label
     tag_BC                  0 or 1 for each name (float32, `Classes.tag_BC`); None: the data has none, or over MOST_TAGS
-    other_BN, other_lengths_B, other_mel_params   a second draw of the same clips by the same views; None: nobody asked
+    other_BN, other_lengths_B, other_mel_params, other_mel_BTF   a second draw of the same clips by the same views;
+                            None: nobody asked
     events                  (text, onset_s, offset_s) of what happens in each clip, from the first sample on
     other_texts             for each text another that is true of the same clips, itself if there is none; (): nobody
                             asked
@@ -105,6 +108,16 @@ class Batch:
     other_texts: tuple[str, ...] = ()
     value_BV: np.ndarray | None = None
     wrong_sounds: WrongSounds | None = None
+    mel_BTF: np.ndarray | None = None
+    other_mel_BTF: np.ndarray | None = None
+
+    def second_draw(self) -> Batch | None:
+        """The same clips as their second draw has them; None: there is none."""
+        if self.other_BN is None:
+            return None
+        assert self.other_lengths_B is not None, "samples come with their lengths"
+        sound = {"samples_BN": self.other_BN, "lengths_B": self.other_lengths_B, "mel_BTF": self.other_mel_BTF}
+        return replace(self, mel_params=self.other_mel_params, **sound)
 
 
 class Classes:

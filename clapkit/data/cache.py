@@ -34,12 +34,14 @@ class CachedAudio:
 
     clips     those clips, in the order they were given
     failures  the others, by their position in what was given
+    keys      of each clip, what decides its samples: two with the same key have the same
     """
 
     clips: tuple[Clip, ...]
     failures: tuple[AudioFailure, ...]
     notes: tuple[str, ...]
     rate_hz: int
+    keys: tuple[str, ...]
     _maps: tuple[np.ndarray, ...]
     _places: tuple[tuple[int, int, int], ...]  # (map, first sample, end)
 
@@ -79,6 +81,7 @@ def cache_audio(
     root = (folder or cache_folder()) / "audio"
     keys = [_clip_key(clip, rate_hz, max_clip_s) for clip in clips]
     kept: list[Clip] = []
+    kept_keys: list[str] = []
     failures: list[AudioFailure] = []
     notes: list[str] = []
     maps: list[np.ndarray] = []
@@ -97,6 +100,7 @@ def cache_audio(
                     continue
                 notes.extend(f"{clips[i].id}: {note}" for note in entry["notes"])
                 kept.append(clips[i])
+                kept_keys.append(keys[i])
                 places.append((len(maps), entry["first"], entry["end"]))
             maps.append(samples)
             if progress:
@@ -104,7 +108,8 @@ def cache_audio(
     if clips and not kept:
         listed = [f"{f.source}: {f.reason}" for f in failures]
         raise DataError(f"none of the {len(clips)} clips could be decoded", listed)
-    return CachedAudio(tuple(kept), tuple(failures), tuple(notes), rate_hz, tuple(maps), tuple(places))
+    about = tuple(kept), tuple(failures), tuple(notes), rate_hz, tuple(kept_keys)
+    return CachedAudio(*about, tuple(maps), tuple(places))
 
 
 class _LazyPool:

@@ -18,6 +18,7 @@ from clapkit.data.sampling import TEXTS, VIEWS, EmbedText, Order, Sampler, strea
 from clapkit.data.texts import TextBank, TextChoice, draw_text, event_names, other_texts, soft_target
 from clapkit.errors import RecipeError
 from clapkit.model import Fill
+from clapkit.training.sound.mels import CachedMels, Cut
 from clapkit.units import samples_to_seconds, seconds_to_samples
 from clapkit.views.audio import samples_of
 from clapkit.views.base import Params, View, carried_out, check_again, decided
@@ -32,10 +33,14 @@ class _Draw:
 
     parts       for each clip that is a mixture: id -> clip as it was mixed in, of all sources but itself
     params      what each audio view drew, by its number and name;  mel_params: what each mel view drew
+    cuts        the stretch of each clip that is heard
+    factors     with cached mels, what the views multiply each clip by
     """
 
     clips: list[Clip]
     parts: list[dict[str, Clip]]
+    cuts: list[Cut]
+    factors: list[float]
     params: dict[str, list]
     mel_params: tuple[tuple[Params, ...], ...] = ()
 
@@ -54,6 +59,9 @@ class Loader:
     beside each text. Sounds that are wrong for a clip go through the views behind the one that made them, with what was
     drawn for the clip.
 
+    With `mels`, batches hold what was cached in place of samples (`Batch.mel_BTF`). Longer clips are cut at multiples
+    of `cut_at_samples`, which is their hop then; audio views have a `mel_form`.
+
     Raises RecipeError for views that make clips longer than the batch holds, and DataError or RecipeError for a
     sampler that does not suit the clips.
     """
@@ -70,6 +78,8 @@ class Loader:
         fill: Fill = "mask",
         second: bool = False,
         other_texts: bool = False,
+        mels: CachedMels | None = None,
+        cut_at_samples: int = 1,
     ) -> None:
         check_lengths(views, size)
         if size.trim and fill != "mask":
@@ -85,6 +95,8 @@ class Loader:
         self._fill = fill
         self._second = second
         self._other_texts = other_texts
+        self._mels = mels
+        self._cut_at = cut_at_samples if mels is None else mels.hop_samples
         self._views = [v for v in views if v.domain == "audio"]
         self._mel_views = [v for v in views if v.domain == "mel"]
         self.clips = described(audio.clips, views, seed)
@@ -129,12 +141,13 @@ class Loader:
         rows = self._order.rows(len(self._audio), self._size.clips, step, self._seed)
         drawn = self._draw(rows, step)
         texts, target = self._describe(drawn, step)
-        samples, lengths = self._laid_out(drawn.clips)
+        samples, lengths, mels = self._sound(drawn)
         batch = Batch(
             step=step,
             ids=tuple(clip.id for clip in drawn.clips),
             samples_BN=samples,
             lengths_B=lengths,
+            mel_BTF=mels,
             texts=tuple(texts),
             soft_target_BU=target,
             mel_params=drawn.mel_params,
@@ -150,11 +163,10 @@ class Loader:
         return self._with_other(batch, self._draw(rows, step, again=True)) if self._second else batch
 
     def _with_other(self, batch: Batch, drawn: _Draw) -> Batch:
-        samples, lengths = self._laid_out(drawn.clips)
+        samples, lengths, mels = self._sound(drawn)
         params = {**(batch.params or {}), **{f"other {name}": value for name, value in drawn.params.items()}}
-        return replace(
-            batch, other_BN=samples, other_lengths_B=lengths, other_mel_params=drawn.mel_params, params=params
-        )
+        batch = replace(batch, other_mel_params=drawn.mel_params, params=params)
+        return replace(batch, other_BN=samples, other_lengths_B=lengths, other_mel_BTF=mels)
 
     def _draw(self, rows: np.ndarray, step: int, *, again: bool = False) -> _Draw:
         """The clips of a batch through all views; `again` with random streams of its own."""
@@ -162,16 +174,19 @@ class Loader:
         def rng(b: int, number: int) -> np.random.Generator:
             return stream(self._seed, VIEWS, step, b, number, *((1,) if again else ()))
 
-        clips = [self._crop(int(row), rng(b, 0)) for b, row in enumerate(rows)]
-        drawn = _Draw(clips, [{} for _ in clips], {})
+        cuts = [self._cut(int(row), rng(b, 0)) for b, row in enumerate(rows)]
+        drawn = _Draw([self._cropped(cut) for cut in cuts], [{} for _ in cuts], cuts, [1.0 for _ in cuts], {})
         for number, view in enumerate(self._views):
             before = drawn.clips
             params = [decided(view, rng(b, number + 1), clip, before) for b, clip in enumerate(before)]
             for b in range(len(before) if step == 0 else 1):
                 check_again(view, params[b], decided(view, rng(b, number + 1), before[b], before), before[b])
+            drawn.params[f"{number}:{type(view).__name__}"] = params
+            if self._mels is not None:
+                drawn.factors = [f * _factor(view, p) for f, p in zip(drawn.factors, params, strict=True)]
+                continue
             by_id = {clip.id: clip for clip in before}
             drawn.clips = [_applied(view, clip, p, by_id) for clip, p in zip(before, params, strict=True)]
-            drawn.params[f"{number}:{type(view).__name__}"] = params
             drawn.parts = [_parts(clip, parts, by_id) for clip, parts in zip(drawn.clips, drawn.parts, strict=True)]
         drawn.mel_params = tuple(
             tuple(v.draw(rng(b, 1000 + m), clip, drawn.clips) for b, clip in enumerate(drawn.clips))
@@ -179,17 +194,31 @@ class Loader:
         )
         return drawn
 
-    def _crop(self, row: int, rng: np.random.Generator) -> Clip:
-        """The clip with a stretch of its samples as long as the batch holds, and the events of that stretch."""
-        rate_hz = self._audio.rate_hz
-        room = self._audio.length_samples(row) - self._samples
-        first = int(rng.integers(room + 1)) if room > 0 else 0
-        samples = self._audio.samples(row, first=first, count=self._samples)
-        clip = self.clips[row]
+    def _cut(self, row: int, rng: np.random.Generator) -> Cut:
+        """A stretch of a clip as long as the batch holds."""
+        length = self._audio.length_samples(row)
+        room = (length - self._samples) // self._cut_at
+        first = int(rng.integers(room + 1)) * self._cut_at if room > 0 else 0
+        return Cut(row, first, min(length, self._samples))
+
+    def _cropped(self, cut: Cut) -> Clip:
+        """The clip with the samples and the events of that stretch; with cached mels no samples are read."""
+        rate_hz, clip = self._audio.rate_hz, self.clips[cut.row]
         if clip.events:
-            length_s = samples_to_seconds(len(samples), rate_hz)
-            clip = clip.with_(events=shifted(clip.events, -samples_to_seconds(first, rate_hz), length_s))
+            length_s = samples_to_seconds(cut.length, rate_hz)
+            clip = clip.with_(events=shifted(clip.events, -samples_to_seconds(cut.first, rate_hz), length_s))
+        if self._mels is not None:
+            return clip
+        samples = self._audio.samples(cut.row, first=cut.first, count=cut.length)
         return clip.with_(audio=samples, rate_hz=rate_hz)
+
+    def _sound(self, drawn: _Draw) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """samples_BN, lengths_B and mel_BTF of a batch."""
+        if self._mels is None:
+            return *self._laid_out(drawn.clips), None
+        longest = max(self._mels.length_samples(cut) for cut in drawn.cuts) if self._size.trim else self._samples
+        mels, lengths = self._mels.batch(drawn.cuts, drawn.factors, samples=longest)
+        return np.zeros((len(lengths), 0), np.float32), lengths, mels
 
     def _laid_out(self, clips: Sequence[Clip]) -> tuple[np.ndarray, np.ndarray]:
         samples, lengths = _laid_out(clips, self._samples, self._fill, self._audio.rate_hz)
@@ -255,6 +284,11 @@ def _applied(view: View, clip: Clip, params: Params, pool: Mapping[str, Clip]) -
         return changed
     altered = (view.apply(clip.with_(audio=sound, wrong_sounds=()), params, pool) for sound in clip.wrong_sounds)
     return changed.with_(wrong_sounds=tuple(samples_of(made) for made in altered))
+
+
+def _factor(view: View, params: Params) -> float:
+    """What an audio view with a mel form multiplies the samples by."""
+    return view.factor(params) if getattr(view, "mel_form", None) == "factor" else 1.0  # type: ignore[attr-defined]
 
 
 def _parts(clip: Clip, known: Mapping[str, Clip], pool: Mapping[str, Clip]) -> dict[str, Clip]:

@@ -26,7 +26,7 @@ from torch.distributed.tensor import DTensor
 
 from clapkit import __version__
 from clapkit.data.batches import Batch, BatchSize
-from clapkit.data.cache import CachedAudio, cache_audio
+from clapkit.data.cache import CachedAudio
 from clapkit.data.clip import Clip
 from clapkit.errors import DataError, ModelError, RecipeError, SpecError
 from clapkit.files import atomic_file
@@ -46,6 +46,7 @@ from clapkit.training.optim import build_optimizer, resolve_precision
 from clapkit.training.parallel.processes import Processes, together
 from clapkit.training.parallel.sharding import check as check_sharding
 from clapkit.training.parallel.sharding import clip_gradients, whole_model
+from clapkit.training.sound.opening import decoded, kept_mels
 from clapkit.training.stages import check_names, freeze, stretches
 from clapkit.training.step import EncodeTexts, How, take_step
 from clapkit.training.text_features import TextFeatures
@@ -138,8 +139,9 @@ def _train(
     model = begun.model
     precision = resolve_precision(recipe.train.precision, where)
     # ---- Data --------------------------------------------------------------------------------------------------------
-    audio = processes.in_turn(partial(_decode, clips, model.frontend.rate_hz, progress))
-    loader = Loader(audio, fill=model.windowing.fill, **_loader_settings(recipe, begun.batch))
+    audio = processes.in_turn(partial(decoded, recipe, clips, model.frontend, shown=progress))
+    mels = kept_mels(recipe, model, audio, processes, clip_s=begun.batch.clip_s, shown=progress)
+    loader = Loader(audio, mels=mels, fill=model.windowing.fill, **_loader_settings(recipe, begun.batch))
     _check_clips(loader.clips)  # again: those that could not be decoded are gone
     total = recipe.train.total_steps(len(audio), recipe.batch.clips)
     planned = stretches(recipe, total)
@@ -274,11 +276,6 @@ def _dropout_seed(seed: int, step: int, rank: int) -> int:
     if not rank:
         return (seed << 32) + step
     return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> 1)
-
-
-def _decode(clips: Sequence[Clip], rate_hz: int, shown: bool) -> CachedAudio:
-    with ProgressBar("decoding", len(clips), shown=shown) as bar:
-        return cache_audio(clips, rate_hz=rate_hz, progress=lambda done, total: bar.update(done, total))
 
 
 def _text_encoders(

@@ -41,6 +41,7 @@ from clapkit.training.optim import autocast
 from clapkit.training.parallel.gather import Ranks
 from clapkit.training.parallel.norms import check_joined, norms_joined
 from clapkit.training.parallel.ring import has_pairs_apart, ring_losses
+from clapkit.training.sound.features import batch_features
 from clapkit.views.base import View
 
 # texts -> unit-norm [U, D], with gradient where there is something to learn
@@ -179,22 +180,6 @@ def take_step(model: DualEncoder, objective: Objective, batch: Batch, how: How) 
     return how.ranks.averaged(found)
 
 
-def batch_features(model: DualEncoder, batch: Batch, mel_views: Sequence[View]) -> Features:
-    """Features of the batch's sound, changed by the mel views; no gradient flows into sound."""
-    with torch.no_grad():
-        samples = torch.from_numpy(batch.samples_BN).to(model.device)
-        features = model.frontend(samples, torch.from_numpy(batch.lengths_B).to(model.device))
-        if not mel_views:
-            return features
-        values = features.values.cpu().numpy()
-        counts = features.mask_BT.sum(1).tolist()
-        changed = values.copy()
-        for view, params in zip(mel_views, batch.mel_params, strict=True):
-            for b, frames in enumerate(counts):
-                changed[b, :frames] = view.apply(changed[b, :frames], params[b], {})
-        return features.with_values(torch.from_numpy(np.ascontiguousarray(changed)).to(model.device))
-
-
 def _pieces(shares: Sequence[slice], count: int) -> list[tuple[slice, slice]]:
     """Shares of clips and of texts in `count` parts of nearly equal size; of few texts, some parts hold none."""
     cuts = [[s.start + (s.stop - s.start) * i // count for i in range(count + 1)] for s in shares]
@@ -224,10 +209,7 @@ def _encoded(
         made |= _of_texts(model, part, needs, how)
     if "text_private" in needs and batch.wrong:
         made["text_private_BKD"] = _wrong_texts(part, how, width=_widest(batch), like=made["audio_BD"])
-    if "audio_other" in needs and part.other_BN is not None:
-        assert part.other_lengths_B is not None, "samples come with their lengths"
-        second = replace(part, samples_BN=part.other_BN, lengths_B=part.other_lengths_B)
-        second = replace(second, mel_params=part.other_mel_params)
+    if "audio_other" in needs and (second := part.second_draw()) is not None:
         made["audio_other_BD"] = _heard_again(model, second, how, batch.step, rows, whole, draw=1)
     if "audio_private" in needs and batch.wrong_sounds is not None and part.texts:
         made["audio_private_UKD"] = _wrong_sounds(model, batch, part, how, columns)

@@ -14,7 +14,7 @@ import numpy as np
 from clapkit.data.clip import Clip
 from clapkit.errors import SpecError
 from clapkit.units import db_to_gain
-from clapkit.views.base import Domain, Params
+from clapkit.views.base import Domain, MelForm, Params
 
 
 def check_probability(p: float) -> None:
@@ -72,11 +72,16 @@ class Gain:
 
     adds: ClassVar[tuple[str, ...]] = ()
     domain: ClassVar[Domain] = "audio"
+    mel_form: ClassVar[MelForm] = "factor"
 
     def __post_init__(self) -> None:
         check_probability(self.p)
         if self.low_db > self.high_db:
             raise SpecError(f"low_db={self.low_db} lies above high_db={self.high_db}")
+
+    def factor(self, params: Params) -> float:
+        """What the samples are multiplied by."""
+        return db_to_gain(params["gain_db"])
 
     def draw(self, rng: np.random.Generator, clip: Clip, pool: Sequence[Clip]) -> Params:
         return {"gain_db": float(rng.uniform(self.low_db, self.high_db)) if rng.random() < self.p else 0.0}
@@ -84,7 +89,7 @@ class Gain:
     def apply(self, clip: Clip, params: Params, pool: Mapping[str, Clip]) -> Clip:
         if params["gain_db"] == 0.0:
             return clip
-        return clip.with_(audio=samples_of(clip) * np.float32(db_to_gain(params["gain_db"])))
+        return clip.with_(audio=samples_of(clip) * np.float32(self.factor(params)))
 
 
 @dataclass(frozen=True)

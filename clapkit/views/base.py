@@ -16,6 +16,7 @@ from clapkit.data.clip import Clip
 from clapkit.errors import ClapkitError, RecipeError, raised_at
 
 Domain = Literal["audio", "mel", "text"]
+MelForm = Literal["same", "factor"]
 Params = Mapping[str, Any]
 
 
@@ -26,6 +27,10 @@ class View(Protocol):
     adds     the batch fields it makes possible (checked against the `needs` of the objective)
     domain   "audio": `apply` changes samples at model rate; "text": it changes captions;
              "mel": `apply` is given and returns log-mel frames [T, F] in place of a clip
+
+    An audio view that does so little to a power spectrum that a cached mel can follow (`train.cache_mel`) says so by a
+    further member, `mel_form`: "same", a power spectrum does not see it; "factor", every sample is multiplied by
+    `factor(params)`, a method of the view, and nothing else happens.
     """
 
     @property

@@ -13,7 +13,7 @@ from clapkit.data.clip import Clip, Event
 from clapkit.errors import SpecError, nearest_name
 from clapkit.units import seconds_to_samples
 from clapkit.views.audio import check_probability, rms, samples_of
-from clapkit.views.base import Domain, Params
+from clapkit.views.base import Domain, MelForm, Params
 from clapkit.views.partners import check_range, rate_of
 
 _DECAY_60_DB = 3.0 * np.log(10.0)  # exp of minus this is -60 dB in amplitude
@@ -239,6 +239,7 @@ class Polarity:
 
     adds: ClassVar[tuple[str, ...]] = ()
     domain: ClassVar[Domain] = "audio"
+    mel_form: ClassVar[MelForm] = "same"
 
     def __post_init__(self) -> None:
         check_probability(self.p)
