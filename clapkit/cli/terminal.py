@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -41,6 +43,22 @@ def say(text: str, *, by_each: bool = False) -> None:
     """
     console = _console(stderr=True, quiet=False) if by_each else remarks()
     console.print(escape(text), highlight=False)
+
+
+@contextmanager
+def warnings_said() -> Iterator[None]:
+    """Inside, what the package warns of is said in words alone; warnings meant for programmers are shown as ever."""
+    with warnings.catch_warnings():
+        shown = warnings.showwarning
+
+        def said(message: Any, category: type[Warning], filename: str, lineno: int, *where: Any, **how: Any) -> None:
+            if category is UserWarning:
+                say(f"warning: {message}")
+            else:
+                shown(message, category, filename, lineno, *where, **how)
+
+        warnings.showwarning = said  # type: ignore[assignment]
+        yield
 
 
 def print_json(data: Any) -> None:

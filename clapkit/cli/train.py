@@ -14,7 +14,7 @@ import typer
 from clapkit.cli.checkpoints import read_checkpoint
 from clapkit.cli.inputs import read_columns, read_sets, read_splits
 from clapkit.cli.options import Column, Data, Device, Split, Trust
-from clapkit.cli.terminal import progress_wanted, results, say, speaks, table
+from clapkit.cli.terminal import progress_wanted, results, say, speaks, table, warnings_said
 from clapkit.data.clip import Clip
 from clapkit.errors import RecipeError
 
@@ -169,12 +169,19 @@ class _Place:
         self.arguments["judge"] = judge_by(clips, recipe, shown=progress_wanted())
 
 
-def _train(recipe: Recipe, clips: Sequence[Clip], place: _Place, *, val: Sequence[Clip], trust: Sequence[str]) -> None:
-    from clapkit import api
+def _run(recipe: Recipe, clips: Sequence[Clip], place: _Place, *, start: Loaded | None = None) -> Run:
     from clapkit.training.loop import train as train_model
 
-    run = train_model(recipe, clips, **place.arguments)
+    with warnings_said():
+        run = train_model(recipe, clips, start=start, **place.arguments)
     assert run is not None, "only stop_at_step ends a run early"
+    return run
+
+
+def _train(recipe: Recipe, clips: Sequence[Clip], place: _Place, *, val: Sequence[Clip], trust: Sequence[str]) -> None:
+    from clapkit import api
+
+    run = _run(recipe, clips, place)
     if not speaks():
         return
     _finish(run, place.out)
@@ -262,7 +269,6 @@ def _tune(
     """Score the given model, train it further, score the result."""
     from clapkit import api
     from clapkit.cli import tuning
-    from clapkit.training.loop import train as train_model
 
     trained, new = (clips, val) if val else tuning.set_aside(clips, share=hold_out)
     measured = {tuning.NEW: new, tuning.OLD: old}
@@ -271,8 +277,7 @@ def _tune(
     say(f"{given.path}: {loaded.report.family}, {loaded.space_id}")
     # Of processes that torchrun started together the first alone measures; the others wait where the run begins.
     before = tuning.Measured(api.Clap(loaded, device=given.device), measured, classes=classes) if speaks() else None
-    run = train_model(recipe, trained, start=loaded, **place.arguments)
-    assert run is not None, "only stop_at_step ends a run early"
+    run = _run(recipe, trained, place, start=loaded)
     if before is None:
         return
     out = place.out

@@ -138,3 +138,28 @@ def test_a_log_is_shown_elsewhere_and_what_is_missing_is_told_first(clapkit, tra
     assert sent[0] == "clapkit" and sent[-1] == "finished"
     [(step, names)] = sent[1:-1]
     assert step == 7 and {"loss", "lr", "scale", "clips_per_s"} <= set(names)
+
+
+def test_a_run_is_scored_as_it_goes_and_ends_the_same(clapkit, train_words, world, trained, tmp_path):
+    scored = ("--eval-data", world, "--eval-split", "split=test_kinds", "--set", "evaluate.every_steps=3")
+    done = clapkit(*train_words, *scored, "--out", tmp_path / "run")
+    assert done.exit_code == 0, done.stderr
+    lines = (tmp_path / "run" / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    steps = [r["step"] for r in map(json.loads, lines) if "eval accuracy" in r and "eval r@1_text_to_audio" in r]
+    assert steps == [2, 5, 7]
+    files = [folder / "model" / "model.safetensors" for folder in (tmp_path / "run", trained[1])]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert "--eval-data are trained on" not in done.stderr
+    again = clapkit(*train_words, "--eval-data", world, "--out", tmp_path / "run", "--resume")
+    assert "48 of the 98 clips of --eval-data are trained on" in again.stderr
+
+
+def test_a_batch_larger_than_the_data_is_said_and_logged(clapkit, train_words, tmp_path):
+    words = ("--set", "batch.clips=60", "--set", "train.steps=1")
+    done = clapkit(*train_words, *words, "--out", tmp_path / "run")
+    assert done.exit_code == 0, done.stderr
+    told = "warning: a batch has 60 clips and the data 48: every batch holds clips more than once"
+    assert told in " ".join(done.stderr.split()) and ".py:" not in done.stderr
+    (first,) = (tmp_path / "run" / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(first)["warning"].startswith(told.removeprefix("warning: "))
+    assert json.loads((tmp_path / "run" / "data.json").read_bytes())["notes"][0] == json.loads(first)["warning"]

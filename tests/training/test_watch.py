@@ -81,10 +81,12 @@ def test_a_run_that_collapses_says_so_and_another_does_not(tiny_recipe, toy_clip
     short = tiny_recipe.with_set("train.log_every", 4)
     with pytest.warns(UserWarning, match="the model has collapsed"):
         run = train(short.but(objective=Alignment()), toy_clips, out=tmp_path / "collapsed", device="cpu")
-    last = run.log()[-1]
-    assert "nearly the same" in last["warning"] and max(last["audio_cosine"], last["text_cosine"]) > 0.99
+    for last in run.log()[-5:]:
+        assert "nearly the same" in last["warning"] and min(last["audio_cosine"], last["text_cosine"]) > 0.99
+        assert last["audio_rank"] < 2 and last["gap"] < 0.2
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*collapsed")
         run = train(short, toy_clips, out=tmp_path / "sound", device="cpu")
-    last = run.log()[-1]
-    assert "warning" not in last and last["audio_cosine"] < 0.99
+    for record in run.log()[-5:]:  # the texts of this tower, which has random weights, are alike from the beginning
+        assert "warning" not in record
+        assert record["audio_cosine"] < 0.95 and record["text_cosine"] < 0.97 and record["audio_rank"] > 2.5
