@@ -5,7 +5,9 @@ that a batch of 16 does; both sides end in a small network of their own, because
 and in their predictor: predictions are what meets (before them the gap is wider than after InfoNCE).
 Run:     clapkit train slap --data clips.jsonl --out run
 Cost:    1.5 times the core time of `contrastive` at the same batch (16 clips of 5 s: 0.40 s against 0.27 a step)
-Effect:  see proofs/slap_batch16.py; a small tower that learns from nothing is better taught by `contrastive` first
+Effect:  new heads on a given tower, batches of 16, ESC-50 fold 5, 3 seeds: gap between sounds and captions 0.182, with
+         InfoNCE 0.289 (-0.100 [-0.110, -0.091]); top-1 65.0 and 63.6 %; the gap to bare class names is wider (0.35 and
+         0.28) (proofs/slap_batch16.py). A small tower that learns from nothing is better taught by `contrastive` first
 """
 
 from clapkit.data.batches import BatchSize
