@@ -8,7 +8,9 @@ same random numbers.
 
 from __future__ import annotations
 
+import ctypes
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields, replace
@@ -53,9 +55,18 @@ def cached_gradients(
     named = _differentiated(losses(whole))
     gradients = {name: value.grad for name, value in whole.items()}
     del whole  # the second pass needs its memory
+    _hand_back_memory()
     with second_pass or nullcontext(), torch.random.fork_rng(devices=_accelerators(device)):
         _carry_on(makers, states, gradients, sizes, device)
     return named
+
+
+def _hand_back_memory() -> None:
+    """Free memory that glibc keeps for later goes back to the system: what the losses took lies in pieces that the
+    towers have no use for, and their own would come on top of it."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def _differentiated(parts: Iterable[Fields]) -> dict[str, torch.Tensor]:
