@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from clapkit.nets.swin import WindowAttention, apart_scores
+from clapkit.nets.swin import PatchMerging, WindowAttention, apart_scores
 
 CLIPS, SIDE, WINDOW, HEADS, WIDTH = 3, 8, 4, 2, 12
 
@@ -68,3 +68,17 @@ def test_a_gradient_does_not_change_the_values(shifted, short):
     assert learning.dtype == alone.dtype
     tolerance = 2e-2 if short else 1e-5
     torch.testing.assert_close(learning.detach(), alone, rtol=tolerance, atol=tolerance)
+
+
+def test_the_gradient_of_a_reordering_is_that_of_an_index():
+    torch.manual_seed(0)
+    merge = PatchMerging(WIDTH, side=SIDE, window=WINDOW, next_window=2).double()
+    given = torch.randn(CLIPS, SIDE**2, WIDTH, dtype=torch.float64)
+    found = []
+    for ordered in (merge, lambda x: merge.reduce(merge.norm(x[:, merge.sources].unflatten(1, (-1, 4)).flatten(2)))):
+        tokens_BLD = given.clone().requires_grad_()
+        made = ordered(tokens_BLD)
+        (made * torch.linspace(-1, 1, made.shape[-1])).sum().backward()
+        found.append((made.detach(), tokens_BLD.grad))
+    for got, expected in zip(*found, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
