@@ -85,7 +85,8 @@ def recipes(tiny_recipe, tiny_text_folder, tmp_path_factory):
         "odd": plain.with_set("batch.clips", 9),
         "norms": tiny_recipe,
         "wrong sounds": normed.but(
-            objective=TemporalNCE(), views=(plain.views[0], OrderContrast(longest_s=0.5, gap_s=(0.0, 0.05)), *plain.views[1:])
+            objective=TemporalNCE(),
+            views=(plain.views[0], OrderContrast(longest_s=0.5, gap_s=(0.0, 0.05)), *plain.views[1:]),
         ).with_set("train.batch_norm", "sync"),
         "stages": shares.but(train=replace(shares.train, parallel="fsdp"), stages=(Stage(frozen=("audio",)),)),
     }
