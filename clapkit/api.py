@@ -329,8 +329,7 @@ def train(
     start     for `finetune` and its like, the model to train further: whatever `load` takes. `variant` and `text` are
               as there; here, `text` may also be a text encoder that the sound side was never trained with
     services  where the log goes besides log.jsonl: "tensorboard", "trackio", "wandb"
-    eval_data clips to be scored on while it trains, like `data`, as often as the recipe's `evaluate` says (every 200
-              steps); `eval_splits` are theirs
+    eval_data like `data`, with `eval_splits`: scored on every 200 steps, or as the recipe's `evaluate` says
     sets      settings of the recipe by dotted path, with __ for the dot: train__steps=500
     """
     from clapkit.opening import need_torch
@@ -345,13 +344,12 @@ def train(
         recipe = find_recipe(recipe)
     if scale is not None:
         recipe = recipe.at(scale)
-    if eval_data is not None:
-        recipe = evaluated(recipe)
+    recipe = recipe if eval_data is None else evaluated(recipe)
     for path, value in sets.items():
         recipe = recipe.with_set(path.replace("__", "."), value)
-    clips, judge, given = _clips(data, columns, splits), None, None
-    if eval_data is not None:
-        judge = judge_by(_clips(eval_data, columns, eval_splits), recipe, shown=progress)
+    clips, given = _clips(data, columns, splits), None
+    heard = () if eval_data is None else _clips(eval_data, columns, eval_splits)
+    judge = judge_by(heard, recipe, shown=progress) if eval_data is not None else None
     if start is not None:
         from clapkit.checkpoints.hub import locate
         from clapkit.checkpoints.load import read_model

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 
 import clapkit
@@ -20,6 +22,7 @@ from clapkit.towers.vit import PatchTransformer
 from clapkit.train_settings import Evaluate, TuneSettings
 from clapkit.training.companions import Predictors, Teacher
 from clapkit.training.loop import train
+from clapkit.training.watch import Judged, check_judge
 
 EVERY = Evaluate(every_steps=3)
 
@@ -181,3 +184,37 @@ def test_a_recipe_is_written_with_it_and_without_as_before(short):
     recipe = short.but(evaluate=replace(EVERY, templates=("{} heard",)))
     assert type(recipe).from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
     assert recipe.with_set("evaluate.every_steps", 5).evaluate.every_steps == 5
+
+
+class Meeting:
+    """Stands for the processes of a run, and counts how often they waited for the first."""
+
+    def __init__(self, *, is_first):
+        self.is_first, self.met = is_first, 0
+
+    def of_first(self, value):
+        self.met += 1
+        return value
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_of_several_processes_the_first_is_asked_and_all_meet(tiny_recipe, is_first):
+    asked, model, meeting = [], tiny_recipe.model.build(), Meeting(is_first=is_first)
+
+    def judge(shown, embed_text, settings):
+        asked.append(embed_text(["a", "b"]).shape)
+        return {"accuracy": 0.5}
+
+    def encoder_of(shown):
+        return lambda texts: torch.zeros(len(texts), 16)
+
+    judged = Judged(judge, EVERY, lambda: nullcontext(model), encoder_of, total=7, processes=meeting)
+    scores = [judged.scores(done) for done in range(1, 8)]
+    there = {"eval accuracy": 0.5} if is_first else {}
+    assert scores == [{}, {}, there, {}, {}, there, there] and meeting.met == 3
+    assert asked == ([(2, 16)] * 3 if is_first else []) and judged.note == ("  accuracy 0.500" if is_first else "")
+
+
+def test_shares_of_weights_are_not_judged(tiny_recipe, heard):
+    with pytest.raises(RecipeError, match=r"parallel='fsdp' cannot be evaluated as it trains.*use 'ddp'"):
+        check_judge(ClipJudge(heard), evaluated(tiny_recipe), sharded=True)
