@@ -38,6 +38,7 @@ from clapkit.train_settings import Stage
 from clapkit.training import loop
 from clapkit.training.beside.masking import HiddenPatches
 from clapkit.training.beside.priors import TextPriors
+from clapkit.training.beside.queue import Queue
 from clapkit.training.checkpoint import list_steps
 from clapkit.training.companions import Predictors, Teacher
 from clapkit.training.loop import train
@@ -46,7 +47,7 @@ from clapkit.views.sequence import Concatenate, OrderContrast
 from clapkit.views.swaps import Negate
 
 STEPS = 6
-SAME = ("contrast", "sigmoid", "prediction", "shares", "hidden", "frames", "joined norms", "adapters")
+SAME = ("contrast", "sigmoid", "prediction", "shares", "hidden", "frames", "joined norms", "adapters", "queue")
 # Two processes train with two thirds of a core where others are busy; one fixture does nearly everything.
 pytestmark = pytest.mark.timeout(1200)
 
@@ -74,6 +75,7 @@ def recipes(tiny_recipe, tiny_text_folder, tmp_path_factory):
         "sigmoid": biased.with_set("train.micro_batch", 2),
         "prediction": taught.but(train=replace(taught.train, ema=0.9)),
         "shares": shares.but(train=replace(shares.train, ema=0.9, parallel="fsdp", clip_norm=0.1)),
+        "queue": _queued(biased),
         "hidden": plain.but(objective=weighted((InfoNCE(), 1.0), (MaskedReconstruction(), 1.0)), beside=(hidden,)),
         "frames": plain.but(
             objective=weighted((FrameSigmoid(), 1.0), (PriorBCE(), 1.0)),
@@ -90,6 +92,12 @@ def recipes(tiny_recipe, tiny_text_folder, tmp_path_factory):
         ).with_set("train.batch_norm", "sync"),
         "stages": shares.but(train=replace(shares.train, parallel="fsdp"), stages=(Stage(frozen=("audio",)),)),
     }
+
+
+def _queued(recipe: Recipe) -> Recipe:
+    """With negatives of earlier steps, some of which are in no batch of four clips of six classes."""
+    few = {"batch": replace(recipe.batch, clips=4), "texts": replace(recipe.texts, bank=0)}
+    return recipe.but(beside=(Teacher(), Queue(size=12)), train=replace(recipe.train, ema=0.9), **few)
 
 
 def given(folder: Path) -> tuple[dict[str, Recipe], list[Clip]]:
