@@ -37,7 +37,7 @@ def test_steps_win_over_epochs():
     [
         *[(n, v) for n in ("lr", "clip_norm", "epochs", "checkpoint_s") for v in (0, -1.0, math.inf, math.nan)],
         *[("keep", 0), ("log_every", 0), ("steps", 0), ("precision", "fp8"), ("seed", -1), ("seed", 2**31)],
-        *[("ema", 1.0), ("ema", -0.1), ("micro_batch", 0), ("batch_norm", "sync")],
+        *[("ema", 1.0), ("ema", -0.1), ("micro_batch", 0), ("batch_norm", "joined")],
         *[("warmup_steps", -1), ("weight_decay", -0.1), ("beta1", 1.5), ("beta2", -0.1), ("final_lr_share", 2.0)],
         *[("beta1", 1.0), ("beta2", 1.0), ("steps", 2.5), ("steps", True), ("micro_batch", [3])],
     ],

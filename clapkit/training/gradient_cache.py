@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields, replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -57,7 +58,7 @@ def cached_gradients(
     del whole  # the second pass needs its memory
     _hand_back_memory()
     with second_pass or nullcontext(), torch.random.fork_rng(devices=_accelerators(device)):
-        _carry_on(makers, states, gradients, sizes, device)
+        _carry_on(makers, states, {name: g for name, g in gradients.items() if g is not None}, sizes, device)
     return named
 
 
@@ -91,26 +92,26 @@ def joined(parts: Sequence[Fields]) -> dict[str, torch.Tensor]:
 def _carry_on(
     makers: Sequence[Callable[[], Fields]],
     states: Sequence[tuple[torch.Tensor, ...]],
-    gradients: Mapping[str, torch.Tensor | None],
+    gradients: dict[str, torch.Tensor],
     sizes: Sequence[Mapping[str, int]],
     device: torch.device,
 ) -> None:
-    """Encode again with graph, and go on from the gradients of the joined fields."""
+    """Encode again with graph, and go on from the gradients of the joined fields (which are used up)."""
     at = dict.fromkeys(gradients, 0)
     for make, state, size in zip(makers, states, sizes, strict=True):
         _set_random_state(state, device)
         tensors, theirs = [], []
         for name, value in make().items():
-            gradient = gradients[name]
-            if ROWS[name] == "all":
-                is_first = not at[name]
-                at[name] = 1
-            else:
-                first, at[name] = at[name], at[name] + size[name]
-                is_first, gradient = True, None if gradient is None else gradient[first : at[name]]
-            if value.requires_grad and gradient is not None and is_first:
+            if name == "text_UD" and not value.requires_grad:
+                gradients.pop(name, None)  # the language side does not learn, here and in all other parts
+            if name not in gradients:
+                continue
+            first = at[name]
+            is_split = ROWS[name] != "all"
+            at[name] += size[name] if is_split else 1
+            if value.requires_grad and (is_split or not first):
                 tensors.append(value)
-                theirs.append(gradient)
+                theirs.append(gradients[name][first : at[name]] if is_split else gradients[name])
         if tensors:
             torch.autograd.backward(tensors, theirs)
 
@@ -137,12 +138,31 @@ def row_losses(
 
 def _chosen(z: Embeddings, letter: str, index: torch.Tensor) -> Embeddings:
     """Some clips ("B") with all texts, or some texts ("U") with all clips."""
-    changes = {
-        name: getattr(z, name).index_select(axes.index(letter), index)
-        for name, axes in AXES.items()
-        if letter in axes and getattr(z, name) is not None
-    }
+    changes = {}
+    for name, axes in AXES.items():
+        value = getattr(z, name)
+        if letter in axes and value is not None:
+            is_leaf = value.requires_grad and value.is_leaf and axes.startswith(letter)
+            changes[name] = _Rows.apply(value, index) if is_leaf else value.index_select(axes.index(letter), index)
     return replace(z, **changes)
+
+
+class _Rows(torch.autograd.Function):
+    """Some rows of a leaf. Their gradient goes straight into its `.grad`: that of an index would be a table of zeros as
+    large as the leaf, for every part of the losses."""
+
+    @staticmethod
+    def forward(ctx: Any, leaf: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(leaf, index)
+        return leaf.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[None, None]:
+        leaf, index = ctx.saved_tensors
+        if leaf.grad is None:
+            leaf.grad = torch.zeros_like(leaf)
+        leaf.grad.index_add_(0, index, gradients[0])
+        return None, None
 
 
 def check_norms(model: nn.Module) -> None:
