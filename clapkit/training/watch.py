@@ -18,8 +18,8 @@ from clapkit.train_settings import Evaluate
 from clapkit.training.parallel.processes import Processes
 from clapkit.training.step import EncodeTexts
 
-# Vectors whose mean cosine is above this are nearly one vector: runs of recipes at tiny size ended below 0.5 and were
-# never above 0.88, with shuffled captions 0.93; one that collapses is at 0.996 within 30 steps. For so many records in
+# Vectors whose mean cosine is above this are nearly one vector: runs with true captions ended below 0.5 and were never
+# above 0.88, with shuffled captions 0.93; one that collapses is at 0.996 within 30 steps. For so many records in
 # a row it is no mere beginning: a network with random weights gives everything nearly the same vector at first.
 ALIKE = 0.99
 PATIENCE = 5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 
@@ -75,15 +75,7 @@ class Concatenate:
             raise SpecError(f"gap_s={self.gap_s} leaves no room for two events in longest_s={self.longest_s}")
 
     def draw(self, rng: np.random.Generator, clip: Clip, pool: Sequence[Clip]) -> Params:
-        if rng.random() >= self.p or (partner := draw_partner(rng, clip, pool)) is None:
-            return {}
-        return {
-            "partner": partner.id,
-            "clip_first": bool(rng.integers(2)),
-            "gap_s": float(rng.uniform(*self.gap_s)),
-            "difference_db": float(rng.uniform(-self.spread_db, self.spread_db)),
-            "connective": int(rng.integers(len(SEQUENCE))),
-        }
+        return _drawn_pair(self, rng, clip, pool)
 
     def apply(self, clip: Clip, params: Params, pool: Mapping[str, Clip]) -> Clip:
         if not params:
@@ -147,17 +139,9 @@ class OrderContrast:
             raise SpecError(f"kinds are different ones of {get_args(Kind)}, at least one, not {self.kinds}")
 
     def draw(self, rng: np.random.Generator, clip: Clip, pool: Sequence[Clip]) -> Params:
-        if rng.random() >= self.p or (partner := draw_partner(rng, clip, pool)) is None:
+        if not (params := _drawn_pair(self, rng, clip, pool)):
             return {}
-        return {
-            "partner": partner.id,
-            "clip_first": bool(rng.integers(2)),
-            "gap_s": float(rng.uniform(*self.gap_s)),
-            "difference_db": float(rng.uniform(-self.spread_db, self.spread_db)),
-            "connective": int(rng.integers(len(SEQUENCE))),
-            "overlay_connective": int(rng.integers(len(OVERLAP))),
-            "saying": float(rng.random()),
-        }
+        return {**params, "overlay_connective": int(rng.integers(len(OVERLAP))), "saying": float(rng.random())}
 
     def apply(self, clip: Clip, params: Params, pool: Mapping[str, Clip]) -> Clip:
         if not params:
@@ -186,6 +170,21 @@ class OrderContrast:
             wrong_sounds=tuple(limited(wrong_sounds[kind]) for kind in self.kinds),
             provenance=(*clip.provenance, f"{first.id}, then {second.id} after {params['gap_s']:.3f} s"),
         )
+
+
+def _drawn_pair(
+    view: Concatenate | OrderContrast, rng: np.random.Generator, clip: Clip, pool: Sequence[Clip]
+) -> dict[str, Any]:
+    """What joins a clip with another; empty for none."""
+    if rng.random() >= view.p or (partner := draw_partner(rng, clip, pool)) is None:
+        return {}
+    return {
+        "partner": partner.id,
+        "clip_first": bool(rng.integers(2)),
+        "gap_s": float(rng.uniform(*view.gap_s)),
+        "difference_db": float(rng.uniform(-view.spread_db, view.spread_db)),
+        "connective": int(rng.integers(len(SEQUENCE))),
+    }
 
 
 def _levelled(clip: Clip, partner: Clip, params: Params, room: int) -> tuple[list[Piece], list[np.ndarray]]:

@@ -122,14 +122,15 @@ def held(losses, z: Embeddings) -> tuple[int, int]:
     return tally.most, tally.largest
 
 
+def pairs_alone() -> Embeddings:
+    """A large batch without further negatives, whose logits would be counted too."""
+    z = several(LARGE, LARGE)
+    z = replace(z, text_negative_ED=None, audio_negative_FD=None)
+    return replace(z, text_private_BKD=None, audio_private_UKD=None)
+
+
 def memory(ranks: Ranks) -> tuple[int, int]:
-    z = replace(
-        several(LARGE, LARGE),
-        text_negative_ED=None,
-        audio_negative_FD=None,
-        text_private_BKD=None,
-        audio_private_UKD=None,
-    )
+    z = pairs_alone()
     return held(lambda z: ring_losses(PairwiseSigmoid(), z, ranks, clips=LARGE), own(z, ranks))
 
 
@@ -192,13 +193,7 @@ def test_a_step_leaves_the_losses_and_gradients_of_one_process(found, ranks, nam
 @pytest.mark.parametrize("ranks", COUNTS)
 def test_no_process_holds_more_than_a_block_of_logits(found, ranks):
     block = (LARGE // ranks) ** 2 * 8
-    z = replace(
-        several(LARGE, LARGE),
-        text_negative_ED=None,
-        audio_negative_FD=None,
-        text_private_BKD=None,
-        audio_private_UKD=None,
-    )
+    z = pairs_alone()
     most, largest = held(PairwiseSigmoid(), z)
     assert largest == LARGE**2 * 8, "one process holds the logits of all pairs"
     for rank in range(ranks):

@@ -4,7 +4,7 @@ Differs from `contrastive`: a pairwise sigmoid with a learnt bias in place of th
 on either side; clips are drawn evenly from the streams that the column `source` names (several manifests are streams
 too).
 Run:     clapkit train glap --data sounds.jsonl --data speech.jsonl --out run
-Cost:    that of `contrastive`: the objective takes no time beside the tower.  Effect: see proofs/glap_streams.py
+Cost:    not measured by itself.  Effect: see proofs/glap_streams.py
 """
 
 from clapkit.data.balance import BalancedStreams
