@@ -23,17 +23,24 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 @dataclass(frozen=True)
 class Tuning:
-    """How a vector index is asked: how many of its parts, and how many times `k` candidates are scored once more."""
+    """How a vector index is asked: how many of its parts, and how many times `k` candidates are scored once more.
+
+    rows   how many there were when this was measured
+    """
 
     parts: int
     refine: int
     recall: float
     bits: int
+    rows: int = 0
 
 
 @dataclass(frozen=True)
 class Space:
-    """One embedding space of a store: its table, and what its vectors are."""
+    """One embedding space of a store: its table, and what its vectors are.
+
+    model   where the model that made them is to be looked for, as `Place.note_of` wrote it
+    """
 
     space_id: str
     pipeline_id: str
@@ -41,14 +48,16 @@ class Space:
     dtype: str
     table: str
     tuning: Tuning | None = None
+    model: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Head:
-    """What a store holds: its spaces, and the one that is searched."""
+    """What a store holds: its spaces, the one that is searched, and the folders, files and manifests it is made from."""
 
     active: str
     spaces: Mapping[str, Space] = field(default_factory=dict)
+    sources: tuple[str, ...] = ()
 
     def with_space(self, space: Space) -> Head:
         return replace(self, spaces={**self.spaces, space.space_id: space})
@@ -129,7 +138,7 @@ class Place:
             )
         try:
             spaces = {name: _space(about) for name, about in head["spaces"].items()}
-            return Head(spaces[head["active"]].space_id, spaces)
+            return Head(spaces[head["active"]].space_id, spaces, tuple(head.get("sources", ())))
         except (KeyError, TypeError, AttributeError) as error:
             raise SearchIndexError(f"{self.name}/{_HEAD} is damaged ({error!r}): index the sounds again") from error
 
@@ -140,18 +149,42 @@ class Place:
             "format_version": FORMAT_VERSION,
             "active": head.active,
             "spaces": spaces,
+            "sources": list(head.sources),
             "clapkit_version": _version(),
         }
-        data = json.dumps(about, indent=2).encode() + b"\n"
+        self.put(_HEAD, json.dumps(about, indent=2).encode() + b"\n")
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write a small file beside the tables, the whole of it or nothing. SearchIndexError where that fails."""
         try:
             if self.local is not None:
-                with atomic_file(self.local / _HEAD) as file:
+                with atomic_file(self.local / name) as file:
                     file.write(data)
             else:
                 fs, path = self._filesystem()
-                fs.pipe_file(f"{path}/{_HEAD}", data)
+                fs.pipe_file(f"{path}/{name}", data)
         except OSError as error:
-            raise SearchIndexError(f"cannot write {self.name}/{_HEAD}: {error}. What was there is kept") from error
+            raise SearchIndexError(f"cannot write {self.name}/{name}: {error}. What was there is kept") from error
+
+    def note_of(self, model: str | os.PathLike[str]) -> tuple[str, ...]:
+        """How to remember a model: a path from here and from the root, so that either may move; a name as it is."""
+        path = Path(model)
+        if not path.exists():
+            return (os.fspath(model),)
+        here = path.resolve()
+        if self.local is None:
+            return (here.as_posix(),)
+        try:
+            return (Path(os.path.relpath(here, self.local.resolve())).as_posix(), here.as_posix())
+        except ValueError:  # on another drive
+            return (here.as_posix(),)
+
+    def model_of(self, space: Space) -> str | None:
+        """What to load for this space: the name of its model, or the path where it still is; None where it is gone."""
+        if len(space.model) == 1 and not Path(space.model[0]).is_absolute():
+            return space.model[0]
+        places = ((self.local / name if self.local else Path(name)) for name in space.model)
+        return next((str(place.resolve()) for place in places if place.exists()), None)
 
     def _bytes(self) -> bytes | None:
         try:
@@ -176,7 +209,8 @@ class Place:
 
 def _space(about: Mapping[str, Any]) -> Space:
     tuning = about.get("tuning")
-    return Space(**{**about, "tuning": None if tuning is None else Tuning(**tuning)})
+    tuned = None if tuning is None else Tuning(**tuning)
+    return Space(**{**about, "tuning": tuned, "model": tuple(about.get("model", ()))})
 
 
 def _version() -> str:

@@ -54,14 +54,17 @@ class Store:
         pipeline_id: str,
         dimension: int,
         dtype: str = "float16",
+        model: str | os.PathLike[str] | None = None,
     ) -> Store:
         """A new, empty store, held for writing.
 
         dtype   float16 or float32: how vectors are stored
+        model   path or name of the model that makes the vectors, to be found again by `Place.model_of`
         SearchIndexError where the folder holds a store or anything else, or a setting does not fit.
         """
         where = Place(place)
         space = _new_space(space_id, pipeline_id, dimension, dtype)
+        space = replace(space, model=() if model is None else where.note_of(model))
         where.begin()
         where.claim()
         try:
@@ -134,7 +137,15 @@ class Store:
         space = self.refresh().space
         return Writer(self._newest(space), space, self.refresh)
 
-    def begin_space(self, space_id: str, *, pipeline_id: str, dimension: int, dtype: str = "float16") -> Writer:
+    def begin_space(
+        self,
+        space_id: str,
+        *,
+        pipeline_id: str,
+        dimension: int,
+        dtype: str = "float16",
+        model: str | os.PathLike[str] | None = None,
+    ) -> Writer:
         """A second space beside the first, to be filled while the first is searched; `switch` puts it in its place.
 
         Called again after an interruption it goes on with what is there. SearchIndexError for another dimension or
@@ -143,6 +154,7 @@ class Store:
         self.place.claim()
         head = self.place.read()
         space = _new_space(space_id, pipeline_id, dimension, dtype)
+        space = replace(space, model=() if model is None else self.place.note_of(model))
         begun = head.spaces.get(space_id)
         if begun is None:
             _new_table(self._tables, space)

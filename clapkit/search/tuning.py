@@ -61,7 +61,7 @@ def tune(
         found = _recall(store.view, queries_QD, k, tuning, true_Q)
         best = max(best, found)
         if found >= recall:
-            tuning = replace(tuning, recall=found)
+            tuning = replace(tuning, recall=found, rows=len(store))
             head = store.place.read()
             store.place.write(head.with_space(replace(store.view.space, tuning=tuning)))
             store.refresh()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -391,3 +392,21 @@ def test_it_works_without_torch(tmp_path):
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "y"
+
+
+def test_a_store_remembers_its_model_by_path_or_by_name(tmp_path):
+    (tmp_path / "run").mkdir()
+    store = new_store(tmp_path / "at" / "s", model=tmp_path / "run")
+    assert store.place.model_of(store.view.space) == str((tmp_path / "run").resolve())
+    store.begin_space("named", pipeline_id="p", dimension=2, model="some-name")
+    assert store.place.model_of(store.place.read().spaces["named"]) == "some-name"
+    store.close()
+    shutil.copytree(tmp_path / "at" / "s", tmp_path / "elsewhere" / "deep" / "s")  # the store alone has moved
+    moved = Store.open(tmp_path / "elsewhere" / "deep" / "s")
+    assert moved.place.model_of(moved.view.space) == str((tmp_path / "run").resolve())
+    shutil.move(tmp_path / "run", tmp_path / "elsewhere" / "run")  # and now both have, together
+    assert moved.place.model_of(moved.view.space) == str((tmp_path / "elsewhere" / "run").resolve())
+    shutil.rmtree(tmp_path / "elsewhere" / "run")
+    assert moved.place.model_of(moved.view.space) is None
+    unknown = new_store(tmp_path / "without")
+    assert unknown.place.model_of(unknown.view.space) is None
