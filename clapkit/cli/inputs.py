@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clapkit.data.folders import SOUND_SUFFIXES
+from clapkit.data.folders import SOUND_SUFFIXES, walk_sounds
 from clapkit.errors import DataError, SpecError
 
 
@@ -35,7 +34,7 @@ def find_sounds(places: Sequence[Path]) -> Sounds:
             files[os.fspath(place)] = None
             continue
         before = len(files), len(skipped)
-        for path, problem in _walk(os.fspath(place)):
+        for path, problem in walk_sounds(place):
             if problem is None:
                 files[path] = None
             else:
@@ -49,45 +48,7 @@ def find_sounds(places: Sequence[Path]) -> Sounds:
 
 def _holds_known(place: Path, files: dict[str, None]) -> bool:
     """Whether the folder only repeats files that another argument has named already."""
-    return any(path in files for path, _ in _walk(os.fspath(place)))
-
-
-def _walk(folder: str) -> Iterator[tuple[str, str | None]]:
-    """(path, why it cannot be tried, or None) of what lies below `folder`, in the order of the names."""
-    seen: set[str] = set()
-    waiting = [folder]
-    while waiting:
-        current = waiting.pop()
-        real = os.path.realpath(current)
-        if real in seen:  # a link that leads back up
-            continue
-        seen.add(real)
-        try:
-            names = sorted(os.listdir(current))
-        except OSError as error:
-            yield current, f"the folder cannot be read ({error.strerror})"
-            continue
-        below = []
-        for name in names:
-            path = os.path.join(current, name)
-            if name.startswith("."):
-                continue
-            if os.path.isdir(path):
-                below.append(path)
-            elif os.path.splitext(name)[1].lower() in SOUND_SUFFIXES:
-                yield path, _obstacle(path)
-        waiting.extend(reversed(below))
-
-
-def _obstacle(path: str) -> str | None:
-    try:
-        mode = os.stat(path).st_mode
-    except FileNotFoundError:
-        return "a broken link: what it points to does not exist"
-    except OSError as error:
-        return f"cannot be looked at ({error.strerror})"
-    # Reading a pipe or a device could wait for ever.
-    return None if stat.S_ISREG(mode) else "not a regular file"
+    return any(path in files for path, _ in walk_sounds(place))
 
 
 def read_labels(labels: str | None, labels_file: Path | None) -> list[str]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +43,48 @@ def read_sound_folder(folder: Path) -> Table:
             f"no sound files in this folder ({len(files)} other files); known types: {' '.join(sorted(SOUND_SUFFIXES))}"
         )
     return table
+
+
+def walk_sounds(folder: str | os.PathLike[str]) -> Iterator[tuple[str, str | None]]:
+    """(path, why it cannot be tried, or None) of what lies below `folder` and is named like sound, sorted by name.
+
+    Hidden files and folders are left out; links are followed, each folder once. A folder that cannot be read is told
+    of in the same way.
+    """
+    seen: set[str] = set()
+    waiting = [os.fspath(folder)]
+    while waiting:
+        current = waiting.pop()
+        real = os.path.realpath(current)
+        if real in seen:  # a link that leads back up
+            continue
+        seen.add(real)
+        try:
+            names = sorted(os.listdir(current))
+        except OSError as error:
+            yield current, f"the folder cannot be read ({error.strerror})"
+            continue
+        below = []
+        for name in names:
+            path = os.path.join(current, name)
+            if name.startswith("."):
+                continue
+            if os.path.isdir(path):
+                below.append(path)
+            elif os.path.splitext(name)[1].lower() in SOUND_SUFFIXES:
+                yield path, _obstacle(path)
+        waiting.extend(reversed(below))
+
+
+def _obstacle(path: str) -> str | None:
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return "a broken link: what it points to does not exist"
+    except OSError as error:
+        return f"cannot be looked at ({error.strerror})"
+    # Reading a pipe or a device could wait for ever.
+    return None if stat.S_ISREG(mode) else "not a regular file"
 
 
 def _hidden(path: Path) -> bool:

@@ -53,7 +53,7 @@ class Space:
 
 @dataclass(frozen=True)
 class Head:
-    """What a store holds: its spaces, the one that is searched, and the folders, files and manifests it is made from."""
+    """What a store holds: its spaces, the one that is searched, and the folders, files, manifests it is made from."""
 
     active: str
     spaces: Mapping[str, Space] = field(default_factory=dict)
