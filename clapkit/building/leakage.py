@@ -26,7 +26,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class SharedSound:
-    """A test clip that holds sound of a training clip, or lies in it.
+    """A test clip and a training clip with the same sound in them.
 
     `offset_s` is where in the training clip the test clip begins; `agreement` as in `search.fingerprint.Match`.
     """
@@ -50,7 +50,10 @@ class SharedText:
 class Leakage:
     """What was found.
 
-    sounds    best first for each test clip; texts  in the order of the test set
+    sounds    test clips that are training clips, encoded again or not, or cuts of them, or hold one whole; best first
+              for each test clip
+    overlaps  test clips that share a part with a training clip, and both have more: two cuts of one recording
+    texts     in the order of the test set
     unjudged  clips with too little sound to tell them from others (nearly silent, or a fraction of a second)
     failures  clips that could not be decoded; `index` counts through the training clips, then the test clips
     """
@@ -58,6 +61,7 @@ class Leakage:
     train_clips: int
     test_clips: int
     sounds: tuple[SharedSound, ...]
+    overlaps: tuple[SharedSound, ...]
     texts: tuple[SharedText, ...]
     unjudged: tuple[str, ...]
     failures: tuple[AudioFailure, ...]
@@ -68,9 +72,16 @@ class Leakage:
         """Ids of the test clips whose sound is in the training set."""
         return tuple(dict.fromkeys(shared.test for shared in self.sounds))
 
+    @property
+    def heard_in_part(self) -> tuple[str, ...]:
+        """Ids of the other test clips of which training heard a part."""
+        whole = set(self.heard)
+        return tuple(dict.fromkeys(shared.test for shared in self.overlaps if shared.test not in whole))
+
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
-        return {**dataclasses.asdict(self), "heard": list(self.heard)}
+        ids = {"heard": list(self.heard), "heard_in_part": list(self.heard_in_part)}
+        return {**dataclasses.asdict(self), **ids}
 
 
 def find_leakage(
@@ -93,6 +104,7 @@ def find_leakage(
     clips = [*train, *test]
     index = FingerprintIndex()
     sounds: list[SharedSound] = []
+    overlaps: list[SharedSound] = []
     unjudged: list[str] = []
     failures: list[AudioFailure] = []
     for i, heard in _prints(clips, workers):
@@ -104,12 +116,14 @@ def find_leakage(
         elif i < len(train):
             index.add([clip.id], [heard])
         else:
-            found = index.search(heard, threshold=threshold)
-            sounds += [SharedSound(clip.id, hit.id, hit.agreement, hit.offset_s) for hit in found]
+            for hit in index.search(heard, threshold=threshold):
+                shared = SharedSound(clip.id, hit.id, hit.agreement, hit.offset_s)
+                (sounds if hit.whole else overlaps).append(shared)
         if progress is not None:
             progress(i + 1, len(clips))
     texts = shared_texts(train, test)
-    return Leakage(len(train), len(test), tuple(sounds), texts, tuple(unjudged), tuple(failures), threshold)
+    found = tuple(sounds), tuple(overlaps), texts, tuple(unjudged), tuple(failures)
+    return Leakage(len(train), len(test), *found, threshold)
 
 
 def shared_texts(train: Sequence[Clip], test: Sequence[Clip]) -> tuple[SharedText, ...]:

@@ -160,17 +160,19 @@ def leakage(
             *sides, threshold=THRESHOLD if threshold is None else threshold, workers=workers, progress=bar.update
         )
     show_skipped([(failure.source, failure.reason) for failure in found.failures])
-    rows = [(s.test, s.train, f"{s.agreement:.2f}", f"{s.offset_s:.1f}") for s in found.sounds[:_LISTED]]
-    if rows:
-        columns = ("test clip", "training clip", "agreement", "begins at (s)")
-        results().print(table("the same sound", columns, rows, numbers=columns[2:]))
+    columns = ("test clip", "training clip", "agreement", "begins at (s)")
+    for title, shared in (("the same sound", found.sounds), ("a part of the sound", found.overlaps)):
+        rows = [(s.test, s.train, f"{s.agreement:.2f}", f"{s.offset_s:.1f}") for s in shared[:_LISTED]]
+        if rows:
+            results().print(table(title, columns, rows, numbers=columns[2:]))
     spoken = [(t.text, ", ".join(t.test[:3]), ", ".join(t.train[:3])) for t in found.texts[:_LISTED]]
     if spoken:
         results().print(table("the same caption", ("caption", "test clips", "training clips"), spoken))
     said = {name for shared in found.texts for name in shared.test}
     results().print(
-        f"{len(found.heard)} of {found.test_clips} test clips share sound with the {found.train_clips} training clips, "
-        f"{len(said)} share a caption; {len(found.unjudged)} clips on either side are too quiet or short to judge"
+        f"{len(found.heard)} of {found.test_clips} test clips are among the {found.train_clips} training clips by "
+        f"their sound, {len(found.heard_in_part)} more share a part with one, {len(said)} share a caption; "
+        f"{len(found.unjudged)} clips on either side are too quiet or short to judge"
     )
     _write(json, found.to_json())
 

@@ -28,7 +28,11 @@ WINDOW_SAMPLES = 2048
 BITS = 32
 _LAG_FRAMES = 8  # one window: shorter differences are small, and a codec turns their sign
 # Agreement from which two sounds are the same recording: proofs/leakage_guard.py measures both errors at it.
-THRESHOLD = 0.35
+THRESHOLD = 0.4
+# Share of what one of two sounds says that has to lie in the overlap for it to be a copy, or a cut, of the other. A cut
+# makes an edge that the other has not, and so does silence after it; frames that reach beyond it by a window and a lag
+# still hear it. The rest is what codecs add at the ends.
+_WHOLE, _EDGE_FRAMES = 0.97, 16
 
 _BANDS_HZ = (200.0, 6000.0)
 _FLOOR_DB = -100.0  # in each band, below full scale
@@ -78,11 +82,14 @@ class Match:
     """A sound that was found: `agreement` is 1 for the same bits and about 0 for another recording.
 
     offset_s  where in the found sound the query begins; negative where the query begins earlier
+    whole     one of the two lies in the other: a copy, or a cut of it. If not, they share a part, as two cuts from
+              different places of one recording do
     """
 
     id: str
     agreement: float
     offset_s: float
+    whole: bool
 
 
 def fingerprint(samples: np.ndarray, *, rate_hz: int) -> Fingerprint:
@@ -105,17 +112,29 @@ def agreement(query: Fingerprint, other: Fingerprint, *, offset_frames: int) -> 
     Signs that agree minus those that do not, over the root of how many say something on either side; 0 where that is
     too little to judge.
     """
+    return _compared(query, other, offset_frames)[0]
+
+
+def _compared(query: Fingerprint, other: Fingerprint, offset_frames: int) -> tuple[float, float]:
+    """The agreement, and the larger share of the two sounds (of what they say) that lies in the overlap."""
     first = max(0, offset_frames)
     last = min(len(other), offset_frames + len(query))
     if last <= first:
-        return 0.0
+        return 0.0, 0.0
     mine, theirs = slice(first - offset_frames, last - offset_frames), slice(first, last)
     said, heard = int(_ones(query.heard_T[mine]).sum()), int(_ones(other.heard_T[theirs]).sum())
     if min(said, heard) < _LEAST_BITS:
-        return 0.0
+        return 0.0, 0.0
     both_T = query.heard_T[mine] & other.heard_T[theirs]
     unlike = int(_ones((query.signs_T[mine] ^ other.signs_T[theirs]) & both_T).sum())
-    return float((int(_ones(both_T).sum()) - 2 * unlike) / np.sqrt(said * heard))
+    share = max(_within(query, mine), _within(other, theirs))
+    return float((int(_ones(both_T).sum()) - 2 * unlike) / np.sqrt(said * heard)), share
+
+
+def _within(one: Fingerprint, frames: slice) -> float:
+    """The share of what a sound says that lies in these frames, or at their edges."""
+    reached = slice(max(0, frames.start - _EDGE_FRAMES), frames.stop + _EDGE_FRAMES)
+    return int(_ones(one.heard_T[reached]).sum()) / one.heard_bits
 
 
 class FingerprintIndex:
@@ -143,19 +162,26 @@ class FingerprintIndex:
         self._tables = None
 
     def search(self, query: Fingerprint, *, threshold: float = THRESHOLD) -> list[Match]:
-        """The sounds that agree with `query` by at least `threshold`, each at its best offset, best first."""
+        """The sounds that agree with `query` by at least `threshold`, best first.
+
+        Each at its best offset. One at which a sound is whole is better than any at which it is not: what repeats
+        itself agrees in part at many.
+        """
         if not 0 < threshold <= 1:
             raise SpecError(f"threshold is {threshold}: expected an agreement above 0 and at most 1")
-        best: dict[int, tuple[float, int]] = {}
+        best: dict[int, tuple[bool, float, int]] = {}
         for clip, offset in self._candidates(query):
             for near in (offset, offset - 1, offset + 1):
-                found = agreement(query, self._prints[clip], offset_frames=near)
-                if found > best.get(clip, (0.0, 0))[0]:
-                    best[clip] = found, near
+                found, share = _compared(query, self._prints[clip], near)
+                whole = share >= _WHOLE
+                if found >= threshold and (whole, found) > best.get(clip, (False, 0.0))[:2]:
+                    best[clip] = whole, found, near
                 if found < threshold / 2:  # a frame to the side hardly doubles it
                     break
-        hits = sorted((-score, clip, offset) for clip, (score, offset) in best.items() if score >= threshold)
-        return [Match(self._ids[clip], -minus, offset * HOP_SAMPLES / RATE_HZ) for minus, clip, offset in hits]
+        hits = sorted((-score, clip, offset, whole) for clip, (whole, score, offset) in best.items())
+        return [
+            Match(self._ids[clip], -minus, offset * HOP_SAMPLES / RATE_HZ, whole) for minus, clip, offset, whole in hits
+        ]
 
     def _candidates(self, query: Fingerprint) -> list[tuple[int, int]]:
         """(place, offset in frames) of the alignments with most votes."""

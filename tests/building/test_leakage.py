@@ -40,6 +40,17 @@ def test_a_crop_from_a_file_is_found_and_others_are_not(tmp_path):
     assert json.loads(json.dumps(found.to_json()))["heard"] == ["crop"]
 
 
+def test_two_cuts_of_one_recording_share_a_part_and_are_no_copies():
+    recording, rate_hz = sound(7, 9.0), RATE_HZ
+    train = [clip("from 0 s", recording[: 6 * rate_hz]), clip("other", sound(8))]
+    cuts = {"from 3 s": recording[3 * rate_hz :], "inside": recording[2 * rate_hz : 5 * rate_hz], "all": recording}
+    found = find_leakage(train, [clip(name, samples) for name, samples in cuts.items()], workers=0)
+    assert found.heard == ("inside", "all") and found.heard_in_part == ("from 3 s",)
+    ((one,), told) = found.overlaps, found.to_json()
+    assert (one.test, one.train) == ("from 3 s", "from 0 s") and one.offset_s == pytest.approx(3.0, abs=0.02)
+    assert told["heard_in_part"] == ["from 3 s"] and json.dumps(told)
+
+
 def test_a_clip_is_its_range_of_the_file(tmp_path):
     path = tmp_path / "long.wav"
     soundfile.write(path, np.concatenate([sound(1), sound(2)]), RATE_HZ)

@@ -85,7 +85,8 @@ def test_leakage_names_the_clip(clapkit, tmp_path):
     found = json.loads((tmp_path / "leakage.json").read_bytes())
     assert [("cut" in s["test"], "known2" in s["train"]) for s in found["sounds"]] == [(True, True)]
     assert found["sounds"][0]["offset_s"] == pytest.approx(1.25, abs=0.02)
-    assert "1 of 2 test clips share sound" in outcome.stdout
+    told = " ".join(outcome.stdout.split())
+    assert "1 of 2 test clips are among the 3 training clips by their sound, 0 more share a part" in told
 
 
 def test_an_unknown_column_is_refused_before_anything_is_heard(clapkit, world):

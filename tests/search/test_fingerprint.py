@@ -133,6 +133,33 @@ def test_a_clip_that_begins_before_the_stored_one_has_a_negative_offset(scenes, 
     assert hit.id == "7" and hit.offset_s == pytest.approx(-1.0, abs=HOP_SAMPLES / RATE_HZ)
 
 
+def test_whole_is_what_lies_in_the_other(scenes, index):
+    after = scene(np.random.default_rng(10), 3.0)
+    for samples, whole in (
+        (scenes[7], True),
+        (scenes[7][RATE_HZ : 4 * RATE_HZ], True),  # a cut of the stored one
+        (np.concatenate([scenes[7], after]), True),  # holds it
+        (np.concatenate([scenes[7][2 * RATE_HZ :], after]), False),  # each has what the other lacks
+        (np.concatenate([scenes[7][2 * RATE_HZ :], 0 * after]), True),  # silence says nothing
+    ):
+        (hit,) = index.search(fingerprint(samples, rate_hz=RATE_HZ))
+        assert (hit.id, hit.whole) == ("7", whole)
+
+
+def test_of_what_repeats_itself_the_place_where_it_is_whole_is_found():
+    rng = np.random.default_rng(12)
+    loop = scene(rng, 2.0)
+    noise = 0.05 * np.abs(loop).mean() * rng.standard_normal(len(loop))
+    stored = np.concatenate([loop, loop, loop + noise])
+    found = FingerprintIndex()
+    found.add(["loop"], [fingerprint(stored, rate_hz=RATE_HZ)])
+    (hit,) = found.search(fingerprint(stored[2 * len(loop) :], rate_hz=RATE_HZ))
+    assert hit.whole
+    # All three against themselves shifted by one: two of three agree to the bit, and yet it lies at its beginning.
+    (hit,) = found.search(fingerprint(np.concatenate([loop, loop + noise, loop]), rate_hz=RATE_HZ))
+    assert hit.whole and hit.offset_s == 0
+
+
 def test_the_index_finds_what_comparing_everything_finds(scenes, index):
     prints = [fingerprint(s, rate_hz=RATE_HZ) for s in scenes]
     for n in (1, 8):
