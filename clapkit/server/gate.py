@@ -16,9 +16,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from clapkit.server.limits import Limits
 from clapkit.server.metrics import Meters
 from clapkit.server.refusals import Refusal
+from clapkit.server.routes.pages import PREFIX
 
 ABORT = "clapkit_abort"  # in the state of a request: a function that drops its connection, where the server has one
 _OPEN_TO_ALL = ("/healthz",)
+# What the page is made of says nothing of the library, and is what asks people for the key.
+_NEEDS_NO_KEY = (*_OPEN_TO_ALL, "/")
 _DRAIN_S = 2.0  # what is read and thrown away of a body that is too large, so that its sender gets to our answer
 _DRAIN_BODIES = 4
 _CLOSE = {"Connection": "close"}
@@ -76,7 +79,8 @@ class Gate:
 
     def _check(self, scope: Scope, client: str) -> None:
         path = scope["path"]
-        if self._key is not None and path not in _OPEN_TO_ALL and not _has_key(Headers(scope=scope), self._key):
+        is_open = path in _NEEDS_NO_KEY or path.startswith(PREFIX)
+        if self._key is not None and not is_open and not _has_key(Headers(scope=scope), self._key):
             message = "this server wants a key: send 'Authorization: Bearer KEY' or 'X-API-Key: KEY'"
             raise Refusal(401, message, headers={"WWW-Authenticate": "Bearer", **_CLOSE})
         if path in _OPEN_TO_ALL:
