@@ -8,42 +8,74 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from clapkit.api import Clap, load
-from clapkit.errors import AudioFailure, MissingExtraError, SearchIndexError
+from clapkit.errors import AudioFailure, MissingExtraError, SearchIndexError, SpaceMismatchError
 from clapkit.search.exact import ExactIndex, Hit
+
+if TYPE_CHECKING:
+    from clapkit.runtime.job import Embedder
+    from clapkit.search.store import Store
+    from clapkit.search.sync import FileVectors, Unusable
+
+RENEW = "index the sounds again with `clapkit index FOLDER --model MODEL --out NEW_LIBRARY`"
 
 
 class Index:
-    """A search index on disk, with the model that made it; open it with `Index.open`."""
+    """A library on disk, with the model that made it; open it with `Index.open`.
 
-    def __init__(self, exact: ExactIndex, model: Clap | None) -> None:
-        if model is not None:
-            exact.check_space(model.space_id)
-        self.exact = exact
+    store   what `clapkit index` writes: a row a window, kept in step with files (docs/search.md)
+    exact   what `Index.build` writes: a row a file, written once, by numpy alone. One of the two is None.
+    model   None where it is gone: then the library can be searched by vectors only
+    note    what differs between the model and the one that made the library, if it does not matter much
+    """
+
+    def __init__(self, rows: ExactIndex | Store, model: Clap | None) -> None:
+        self.exact = rows if isinstance(rows, ExactIndex) else None
+        self.store = None if isinstance(rows, ExactIndex) else rows
         self.model = model
-        self.note = exact.pipeline_note(model.pipeline_id) if model is not None else None
+        self.note: str | None = None
+        if model is None:
+            return
+        if isinstance(rows, ExactIndex):
+            rows.check_space(model.space_id)
+            self.note = rows.pipeline_note(model.pipeline_id)
+        else:
+            space = rows.view.space
+            if space.space_id != model.space_id:
+                raise SpaceMismatchError(space.space_id, model.space_id)
+            if space.pipeline_id != model.pipeline_id:
+                self.note = (
+                    f"the library was made through {space.pipeline_id}, the model now runs as {model.pipeline_id}"
+                )
 
     @classmethod
-    def open(cls, path: str | os.PathLike, model: Clap | str | os.PathLike | None = None) -> Index:
-        """Open the index in the folder `path`.
+    def open(cls, path: str | os.PathLike, model: Clap | str | os.PathLike | None = None, **how: Any) -> Index:
+        """Open the library in the folder or at the URL `path`, of either kind.
 
-        model   a loaded Clap or the path of one; default: the model that the index remembers, if it is still there.
-                Without a model the index can be searched by vectors only. SpaceMismatchError for another space.
+        model   a loaded Clap or the path of one; default: the model that the library remembers, if it is still there.
+                Without a model the library can be searched by vectors only. SpaceMismatchError for another space.
+        how     arguments of `clapkit.load`, for a model that is loaded here
+        SearchIndexError for a place that is missing, holds no library, is damaged or of another format.
         """
-        exact = ExactIndex.open(path)
-        if model is None and (remembered := _remembered_model(Path(path))):
+        exact = is_exact(path)
+        if model is None:
             with suppress(MissingExtraError):  # without torch there is still the search by vectors
-                model = load(remembered)
-        if isinstance(model, (str, os.PathLike)):
-            model = load(model)
-        return cls(exact, model)
+                if remembered := remembered_model(path):
+                    model = load(remembered, **how)
+        elif isinstance(model, (str, os.PathLike)):
+            model = load(model, **how)
+        if exact:
+            return cls(ExactIndex.open(path), model)
+        from clapkit.search.store import Store
+
+        return cls(Store.open(path, space_id=None if model is None else _space_in(path, model)), model)
 
     @classmethod
     def build(
@@ -56,7 +88,9 @@ class Index:
         progress: bool = False,
         on_note: Callable[[str, str], None] | None = None,
     ) -> tuple[Index, list[AudioFailure]]:
-        """Embed files and write a new index of them; the files that failed come back with their reasons.
+        """Embed files and write a new index, one row a file, by numpy alone; what failed comes back with its reasons.
+
+        For a library that follows its files, with windows, tags and filters, see `clapkit index` and docs/search.md.
 
         `on_note(path, note)` is called for files that are indexed although something about them was odd. An index that
         is interrupted leaves nothing behind.
@@ -105,10 +139,10 @@ class Index:
         return sorted(failures, key=lambda f: f.index)
 
     def __len__(self) -> int:
-        return len(self.exact)
+        return len(self.store) if self.exact is None and self.store is not None else len(self._exact)
 
     def search(self, text: str | None = None, audio: Any = None, k: int = 10) -> list[Hit]:
-        """The `k` nearest sounds to a text, to a sound, or to both (the mean of the two directions)."""
+        """The `k` nearest rows to a text, to a sound, or to both (the mean of the two directions)."""
         if text is None and audio is None:
             raise SearchIndexError("search needs a text, a sound, or both")
         if self.model is None:
@@ -121,11 +155,80 @@ class Index:
         return self.search_vector(np.sum(parts, axis=0), k=k)
 
     def search_vector(self, query_D: np.ndarray, k: int = 10) -> list[Hit]:
-        """The `k` nearest sounds to a vector of the index's space; needs no model and no torch."""
+        """The `k` nearest rows to a vector of the index's space; needs no model and no torch."""
         norm = float(np.linalg.norm(query_D))
         if not norm > 0:
             raise SearchIndexError("the query vector is zero or not a number: it has no direction to search in")
-        return self.exact.hits(np.asarray(query_D, np.float32) / np.float32(norm), k)
+        unit_D = np.asarray(query_D, np.float32) / np.float32(norm)
+        if self.store is None:
+            return self._exact.hits(unit_D, k)
+        view = self.store.view
+        (ids,), (scores,) = view.search(unit_D[None], k)
+        return [
+            Hit(
+                row.id,
+                float(score),
+                row.file,
+                row.start_s,
+                {**row.metadata, "tags": list(row.tags), "duration_s": row.duration_s},
+            )
+            for row, score in zip(view.rows(ids), scores, strict=True)
+        ]
+
+    @property
+    def _exact(self) -> ExactIndex:
+        assert self.exact is not None, "an index is of one kind or of the other"
+        return self.exact
+
+
+def is_exact(path: str | os.PathLike) -> bool:
+    """Whether the folder holds an index of the kind that `Index.build` writes, and no store."""
+    return (Path(path) / "index.json").is_file() and not (Path(path) / "store.json").is_file()
+
+
+def remembered_model(path: str | os.PathLike) -> str | None:
+    """What to load for a library (its path, or its name); None where it does not know, or the model is gone.
+
+    SearchIndexError for a place that holds no library.
+    """
+    if is_exact(path):
+        place = _remembered_model(Path(path))
+        return None if place is None else str(place)
+    from clapkit.search.place import Place
+
+    place_of = Place(path)
+    head = place_of.read()
+    return place_of.model_of(head.spaces[head.active])
+
+
+def window_vectors(
+    embedder: Embedder, on_note: Callable[[str, str], None] | None = None
+) -> Callable[[Sequence[str]], Iterator[FileVectors | Unusable]]:
+    """An embedder of big jobs (`clapkit.runtime.job.embed_here`, `RayWorkers`) as what fills a store.
+
+    `on_note(path, note)` is called for files that are used although something about them was odd.
+    """
+    from clapkit.runtime.parts import BadFile
+    from clapkit.search.sync import FileVectors, Unusable
+
+    def embed(files: Sequence[str]) -> Iterator[FileVectors | Unusable]:
+        for result in embedder(files, windows=True):
+            if isinstance(result, BadFile):
+                yield Unusable(result.path, result.reason)
+                continue
+            if on_note:
+                for note in result.notes:
+                    on_note(result.path, note)
+            yield FileVectors(result.path, result.vectors_ND, result.starts_s, result.durations_s)
+
+    return embed
+
+
+def _space_in(path: str | os.PathLike, model: Clap) -> str | None:
+    """The space of a model, where the store has it; else None: the one that is searched, which is then refused."""
+    from clapkit.search.place import Place
+
+    return model.space_id if model.space_id in Place(path).read().spaces else None
 
 
 def _remember_model(index: Path, model: Path) -> None:

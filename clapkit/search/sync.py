@@ -7,6 +7,7 @@ of finished chunks are found unchanged, the others are embedded again, and nothi
 from __future__ import annotations
 
 import os
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -127,12 +128,13 @@ def apply_sync(
     *,
     pipeline_id: str,
     chunk_rows: int = 2048,
+    chunk_s: float = 30.0,
     hash_of: Callable[[str], str] = content_hash,
     on_chunk: Callable[[SyncReport], None] | None = None,
 ) -> SyncReport:
     """Carry out a plan. `embed` makes the vectors of files, in any order, one result a file.
 
-    chunk_rows   so many rows are written at once: what a kill may lose
+    chunk_rows   so many rows are written at once, or what there is after `chunk_s` seconds: what a kill may lose
     on_chunk     is called after each write
     A file that fails is reported and costs only itself; if it had been there, what was known of it stays. A file that
     changes while it is read is embedded again by the next plan. Moves come first, deletions last.
@@ -161,7 +163,7 @@ def apply_sync(
             report.failures.append((result.file, str(error)))
             continue
         chunk.take(rows, result)
-        if len(chunk.rows) >= chunk_rows:
+        if len(chunk.rows) >= chunk_rows or time.monotonic() - chunk.begun >= chunk_s:
             chunk.write()
     chunk.write()
     if wanted:
@@ -183,6 +185,7 @@ class _Chunk:
     rows: list[Row] = field(default_factory=list)
     vectors: list[np.ndarray] = field(default_factory=list)
     files: int = 0
+    begun: float = field(default_factory=time.monotonic)
 
     def take(self, rows: Sequence[Row], result: FileVectors) -> None:
         self.rows.extend(rows)
@@ -194,7 +197,7 @@ class _Chunk:
             return
         self.writer.replace_files(self.rows, np.concatenate(self.vectors))
         self.report.embedded += self.files
-        self.rows, self.vectors, self.files = [], [], 0
+        self.rows, self.vectors, self.files, self.begun = [], [], 0, time.monotonic()
         if self.on_chunk:
             self.on_chunk(self.report)
 

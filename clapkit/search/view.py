@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import threading
 from collections.abc import Iterator, Sequence
@@ -132,6 +133,20 @@ class View:
             for found in batch.to_pylist():
                 states[found["file"]] = FileState(found["content_hash"], found["mtime_s"], found["size_bytes"])
         return states
+
+    def about(self, *, limit: int | None = None) -> dict[str, tuple[tuple[str, ...], dict[str, Any]]]:
+        """Tags and metadata of all files, as their first windows have them; of `limit` files at most."""
+        found: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {}
+        query = self._table.search().where("window = 0").select(["file", "tags", "metadata"])
+        for batch in (query if limit is None else query.limit(limit)).to_batches():
+            for row in batch.to_pylist():
+                found[row["file"]] = tuple(row["tags"]), json.loads(row["metadata"])
+        return found
+
+    def columns(self, names: Sequence[str], *, firsts: bool = False) -> Any:
+        """These columns of all rows as a pyarrow.Table, in no order; `firsts`: only of the first window of a file."""
+        query = self._table.search().select(list(names))
+        return (query.where("`window` = 0") if firsts else query).to_arrow()
 
     def scan(self) -> Scan:
         """All vectors of this version, for comparing with every one; made on disk when it is first asked for."""

@@ -60,6 +60,17 @@ class Writer:
         """Note another mtime_s and size_bytes of files whose content has stayed the same."""
         self.move({name: name for name in states}, states)
 
+    def describe(self, about: Mapping[str, tuple[Sequence[str], Mapping[str, Any]]]) -> None:
+        """Give files other tags and metadata, in place of those they have; their vectors and ids stay.
+
+        Names without rows are passed over. SearchIndexError for metadata that is not plain JSON.
+        """
+        if not about:
+            return
+        found = self._table.search().where(files_sql(list(about))).to_arrow()
+        rows = [replace(row, tags=tuple(about[row.file][0]), metadata=about[row.file][1]) for row in rows_in(found)]
+        self._write(rows, vectors_in(found), None)
+
     def settle(self) -> None:
         """Join small pieces and bring the indexes up to date: after much was written, searching is quicker."""
         with self._told():
