@@ -129,14 +129,15 @@ def find(view: View, query: Query, k: int = 10, *, shown: Shown | None = None) -
 def find_moments(
     view: View, query: Query, k: int = 10, *, gap_s: float = 0.0, within: float = 0.1, pool: int = 50
 ) -> list[Moment]:
-    """The `k` best moments in files: windows that score within `within` of the best of all, neighbours merged.
+    """The `k` best moments in files: windows whose cosine is within `within` of the best of all, neighbours merged.
 
     A file may have several. SpecError for k < 1, and a negative `gap_s` or `within`.
     """
     if not within >= 0:
         raise SpecError(f"within is {within}: expected a difference of scores from 0")
-    matches = find(view, query, k * pool)
-    kept = [match for match in matches if match.score >= matches[0].score - within]
+    matches = find(view, query, k * pool, shown=Shown(pool=1))  # these are many already
+    best = max((match.cosine for match in matches), default=0.0)  # with words, scores are no cosines
+    kept = [match for match in matches if match.cosine >= best - within]
     return moments([match.row for match in kept], [match.score for match in kept], gap_s=gap_s)[:k]
 
 

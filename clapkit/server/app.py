@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
@@ -12,14 +12,14 @@ from starlette.responses import HTMLResponse
 from clapkit import __version__
 from clapkit.api import Clap
 from clapkit.errors import ClapkitError, SpaceMismatchError
-from clapkit.server.desk import Desk
 from clapkit.server.gate import Gate
+from clapkit.server.house import House
 from clapkit.server.limits import Limits
 from clapkit.server.metrics import Meters
 from clapkit.server.reference import reference_page
 from clapkit.server.refusals import RESPONSES, add_handlers
-from clapkit.server.routes import search, sounds, state, vectors
-from clapkit.server.rows import SoundIndex
+from clapkit.server.routes import overview, pages, search, sounds, state, vectors
+from clapkit.server.rows import SoundIndex, StoreRows
 from clapkit.server.shelf import Shelf
 
 _ABOUT = (
@@ -35,13 +35,18 @@ def create_app(
     limits: Limits | None = None,
     api_key: str | None = None,
     roots: Sequence[str | os.PathLike[str]] = (),
+    model_of: Callable[[StoreRows], Clap] | None = None,
 ) -> FastAPI:
     """An ASGI application that answers searches in `index` with the model `clap`.
 
-    index     `rows.ExactRows` of an index on disk, or anything else that is a `SoundIndex`
+    index     `rows.StoreRows` of a store, which is followed when it changes; `rows.ExactRows` of an index of the old
+              kind; or anything else that is a `SoundIndex`
     limits    bounds of a request and of all of them together
-    api_key   if given, every route but /healthz wants it, as `Authorization: Bearer KEY` or `X-API-Key: KEY`
+    api_key   if given, every route but /healthz and the files of the page wants it, as `Authorization: Bearer KEY` or
+              `X-API-Key: KEY`
     roots     folders below which files may be read; default: exactly the folders that hold indexed files
+    model_of  loads the model of the rows of a store that has been switched to another space; without it the server
+              goes on in the space that it began in
 
     Decoders and threads live as long as the application runs (its lifespan). Raises SpaceMismatchError for an index of
     another space than that of the model, ClapkitError for an empty key, SearchIndexError for a root that is no folder.
@@ -55,11 +60,11 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.desk = Desk(index, clap, shelf, limits=bounds, meters=meters)
+        app.state.house = House((index, clap, shelf), limits=bounds, meters=meters, roots=roots, model_of=model_of)
         try:
             yield
         finally:
-            await app.state.desk.close()
+            await app.state.house.close()
 
     # The pages that FastAPI would make load scripts from foreign hosts: /docs is our own.
     app = FastAPI(
@@ -73,7 +78,7 @@ def create_app(
     )
     add_handlers(app)
     app.add_middleware(Gate, limits=bounds, api_key=api_key, meters=meters)
-    for routes in (search, vectors, sounds, state):
+    for routes in (search, overview, vectors, sounds, state, pages):
         app.include_router(routes.router)
 
     @app.get("/docs", include_in_schema=False)

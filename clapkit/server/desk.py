@@ -1,82 +1,62 @@
-"""Where the routes meet the model and the index: queries become vectors, vectors become rows, sounds become both."""
+"""Where the routes meet the model and the index: queries become vectors, vectors become rows, sounds become both.
+
+A desk has one model and one version of an index for as long as it lives. When either is renewed, another desk takes the
+requests that come from then on; those that have begun are answered at the old one, so that no answer mixes the two.
+"""
 
 from __future__ import annotations
 
 import os
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from clapkit.api import Clap
 from clapkit.audio.decode import Sound
-from clapkit.audio.pool import DecodePool, DecodeRequest
+from clapkit.audio.pool import DecodeRequest
 from clapkit.errors import AudioError
+from clapkit.nearest import unit_rows
+from clapkit.search.query import Query, Shown
 from clapkit.server.batching import TextBatcher
-from clapkit.server.limits import Limits, checked_text
-from clapkit.server.metrics import Meters
+from clapkit.server.limits import checked_text
 from clapkit.server.refusals import Refusal
-from clapkit.server.rows import Row, SoundIndex
+from clapkit.server.rows import Row, SoundIndex, StoreRows
 from clapkit.server.shelf import Shelf
 from clapkit.server.spectrogram import spectrogram_png
-from clapkit.server.workers import Workers
+from clapkit.server.wanted import Wanted
+from clapkit.server.workers import Staff
 from clapkit.text.prompts import DEFAULT, fill
 
 NEGATIVE_WEIGHT = 0.5  # of what a query is to be without: at 1 it would outweigh what is asked for
 _PICTURES = 256
+_MOMENT_WINDOWS = 50  # looked at for each moment, where the limit on candidates allows it
+_POOL = 10
 
 
 class Desk:
-    """Answers the questions of the routes, within the limits. Made inside the event loop, ended by `close`."""
+    """Answers the questions of the routes, within the limits of its staff."""
 
-    def __init__(self, index: SoundIndex, clap: Clap, shelf: Shelf, *, limits: Limits, meters: Meters) -> None:
-        self.index, self.clap, self.shelf, self.limits, self.meters = index, clap, shelf, limits, meters
-        self._texts = TextBatcher(
-            clap.embed_text,
-            window_s=limits.window_s,
-            texts_at_once=limits.texts_at_once,
-            most_waiting=limits.texts_waiting,
-            on_batch=meters.batch,
-        )
-        self._pool = DecodePool(workers=limits.decoders, deadline_s=limits.decode_s)
-        waiting = limits.sounds_waiting
-        self._decoding = Workers("decoding", threads=limits.decoders, most_waiting=waiting)
-        self._hearing = Workers("hearing", threads=1, most_waiting=limits.decoders + waiting)
-        self._searching = Workers("searching", threads=2, most_waiting=limits.requests)
-        self._pictures: OrderedDict[tuple[Any, ...], bytes] = OrderedDict()
+    def __init__(self, index: SoundIndex, clap: Clap, shelf: Shelf, texts: TextBatcher, staff: Staff) -> None:
+        self.index, self.clap, self.shelf, self.texts, self.staff = index, clap, shelf, texts, staff
+        self.limits = staff.limits
+        self.kept: dict[Any, Any] = {}  # what was worked out about this version, by those who did
 
-    async def close(self) -> None:
-        """End threads and processes."""
-        await self._texts.close()
-        for workers in (self._decoding, self._hearing, self._searching):
-            workers.close()
-        self._pool.close()
+    def store(self, what: str, *, status: int = 404) -> StoreRows:
+        """The index, if it is a store. Refusal if it is an index of the old kind, which has nothing of the kind."""
+        if isinstance(self.index, StoreRows):
+            return self.index
+        message = f"this index has no {what}: it is of the kind without windows and tags; index the sounds again"
+        raise Refusal(status, message)
 
     async def text_vectors(self, texts: Sequence[str]) -> np.ndarray:
         """Unit-norm vectors [n, d] of texts that were checked."""
-        return await self._texts.embed(texts)
+        return await self.texts.embed(texts)
 
-    async def sound_vector(self, sound: bytes) -> np.ndarray:
-        """The unit-norm vector [d] of an uploaded sound. Refusal (413) for one that is too long."""
-        samples_N = (await self._decoding.run(self._decoded, sound)).samples
-        return await self._hearing.run(self._heard, samples_N)
-
-    async def query(
-        self, *, texts: Sequence[str] = (), sounds: Sequence[bytes] = (), without: Sequence[str] = ()
-    ) -> np.ndarray:
-        """One unit-norm direction: the mean of what is wanted, less half of the mean of what is not."""
-        words_ND = await self.text_vectors([*texts, *without]) if texts or without else np.empty((0, 0))
-        wanted = [*words_ND[: len(texts)], *[await self.sound_vector(sound) for sound in sounds]]
-        if not wanted:
-            raise Refusal(422, "there is nothing to look for: give a text, a sound, or both")
-        direction_D = np.mean(wanted, axis=0)
-        if without:
-            direction_D = direction_D - NEGATIVE_WEIGHT * np.mean(words_ND[len(texts) :], axis=0)
-        length = float(np.linalg.norm(direction_D))
-        if not length > 1e-6:
-            raise Refusal(422, "what is wanted and what is not cancel each other: nothing is left to look for")
-        return (direction_D / length).astype(np.float32)
+    async def sound_vector(self, sound: bytes, *, start_s: float = 0.0, end_s: float | None = None) -> np.ndarray:
+        """The unit-norm vector [d] of an uploaded sound, or of a stretch of it. Refusal (413) for one too long."""
+        samples_N = (await self.staff.decoding.run(self._decoded, sound, start_s, end_s)).samples
+        return await self.staff.hearing.run(self._heard, samples_N)
 
     async def labels(
         self, audio_D: np.ndarray, labels: Sequence[str], *, template: str | None = None
@@ -91,23 +71,59 @@ class Desk:
         order = np.argsort(-logits_C, kind="stable").tolist()
         return [{"label": labels[c], "probability": probabilities[c]} for c in order]
 
-    async def search(self, query_D: np.ndarray, k: int) -> list[tuple[Row, float]]:
+    async def query(self, wanted: Wanted) -> Query:
+        """The vectors of all that is wanted and of what is not, with the filters. Refusal (422) for nothing wanted."""
+        texts = [*wanted.texts, *wanted.without]
+        words_ND = await self.text_vectors(texts) if texts else np.empty((0, self.index.dimension), np.float32)
+        like = [*words_ND[: len(wanted.texts)]]
+        if wanted.sound is not None:
+            like.append(await self.sound_vector(wanted.sound, start_s=wanted.start_s, end_s=wanted.end_s))
+        like += [await self.vector(id) for id in wanted.like]
+        if not like:
+            raise Refusal(422, "there is nothing to look for: give a text, a sound, rows that it should be like")
+        return Query(
+            np.stack(like),
+            unlike_MD=words_ND[len(wanted.texts) :] if wanted.without else None,
+            joined=wanted.joined,
+            less=NEGATIVE_WEIGHT,
+            words=wanted.words,
+            where=[self.shelf.stored_filter(one) for one in wanted.where],
+            exact=wanted.exact,
+        )
+
+    async def find(self, wanted: Wanted) -> list[tuple[Row, float]]:
+        """The rows that a search finds, best first, without those that are its examples."""
+        query = await self.query(wanted)
+        count = wanted.k + len(wanted.like)
+        if wanted.is_plain:
+            found = await self.nearest(query.directions(), count)
+        elif isinstance(self.index, StoreRows):
+            found = await self.searching(_found, self.index, query, wanted, count, self.limits.candidates)
+        else:
+            found = await self.nearest(self._direction(query, wanted), count)
+        return [(row, score) for row, score in found if row.id not in wanted.like][: wanted.k]
+
+    async def nearest(self, direction_1D: np.ndarray, k: int) -> list[tuple[Row, float]]:
         """The `k` rows nearest to a direction, with their cosines."""
-        (found,) = await self._searching.run(self.index.search, query_D[None], k)
+        (found,) = await self.searching(self.index.search, direction_1D, k)
         return list(found)
 
-    def row(self, id: str) -> Row:
+    async def searching(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """What a function that reads the index returns, called in a thread."""
+        return await self.staff.searching.run(work, *arguments)
+
+    async def row(self, id: str) -> Row:
         """The row of that id; Refusal (404) if there is none."""
-        row = self.index.row(id)
+        row = await self.searching(self.index.row, id)
         if row is None:
             raise Refusal(404, f"there is no sound with the id '{id}'")
         return row
 
-    def vector(self, id: str) -> np.ndarray:
+    async def vector(self, id: str) -> np.ndarray:
         """The vector of the row of that id; Refusal (404) if there is none."""
-        self.row(id)
-        vector_D = self.index.vector(id)
-        assert vector_D is not None, "a row has a vector"
+        vector_D = await self.searching(self.index.vector, id)
+        if vector_D is None:
+            raise Refusal(404, f"there is no sound with the id '{id}'")
         return vector_D
 
     async def spectrogram(self, row: Row, *, start_s: float, duration_s: float, width: int, height: int) -> bytes:
@@ -115,18 +131,37 @@ class Desk:
         path, _ = self.shelf.find(row)
         changed_ns = os.stat(path).st_mtime_ns
         key = (path, changed_ns, start_s, duration_s, width, height)
-        if key not in self._pictures:
+        pictures = self.staff.pictures
+        if key not in pictures:
             request = DecodeRequest(source=path, start_s=start_s, duration_s=duration_s)
-            self._pictures[key] = await self._decoding.run(self._drawn, request, width, height)
-            while len(self._pictures) > _PICTURES:
-                self._pictures.popitem(last=False)
-        self._pictures.move_to_end(key)
-        return self._pictures[key]
+            pictures[key] = await self.staff.decoding.run(self._drawn, request, width, height)
+            while len(pictures) > _PICTURES:
+                pictures.popitem(last=False)
+        pictures.move_to_end(key)
+        return pictures[key]
 
-    def _decoded(self, sound: bytes) -> Sound:
+    def _direction(self, query: Query, wanted: Wanted) -> np.ndarray:
+        """One direction for an index of the old kind: what is wanted, less half of the mean of what is not."""
+        if wanted.where or wanted.words or wanted.moments or wanted.variety or wanted.copies_above is not None:
+            self.store("filters, words, moments and variety", status=501)
+        if wanted.joined != "mean":
+            self.store("examples joined by 'any'", status=501)
+        direction_1D = query.like_PD.mean(axis=0)[None]
+        if query.unlike_MD is not None:
+            direction_1D = direction_1D - NEGATIVE_WEIGHT * query.unlike_MD.mean(axis=0)
+        if not np.linalg.norm(direction_1D) > 1e-6:
+            raise Refusal(422, "what is wanted and what is not cancel each other: nothing is left to look for")
+        return unit_rows(direction_1D, what="the query")
+
+    def _decoded(self, sound: bytes, start_s: float, end_s: float | None) -> Sound:
         limit_s = self.limits.sound_s
-        decoded = self._in_pool(DecodeRequest(source=sound, rate_hz=self.clap.rate_hz, duration_s=limit_s))
-        if not decoded.ends:
+        length_s = limit_s if end_s is None else end_s - start_s
+        if length_s > limit_s:
+            raise Refusal(413, f"{length_s:g} s of the sound are asked for: expected at most {limit_s:g} s")
+        decoded = self._in_pool(
+            DecodeRequest(source=sound, rate_hz=self.clap.rate_hz, start_s=start_s, duration_s=length_s)
+        )
+        if end_s is None and not decoded.ends:
             raise Refusal(413, f"the sound is longer than {limit_s:g} s: cut it, or send a part of it")
         return decoded
 
@@ -138,7 +173,16 @@ class Desk:
         return spectrogram_png(sound.samples, rate_hz=sound.rate_hz, width=width, height=height)
 
     def _in_pool(self, request: DecodeRequest) -> Sound:
-        ((_, answer),) = self._pool.map([request])
+        ((_, answer),) = self.staff.pool.map([request])
         if isinstance(answer, AudioError):
             raise answer
         return answer
+
+
+def _found(rows: StoreRows, query: Query, wanted: Wanted, count: int, candidates: int) -> list[tuple[Row, float]]:
+    pool = max(1, candidates // count)
+    if wanted.moments:
+        return rows.find_moments(query, count, pool=min(pool, _MOMENT_WINDOWS))
+    relevance = 1 - wanted.variety if wanted.variety else None
+    shown = Shown(copies_above=wanted.copies_above, relevance=relevance, pool=min(pool, _POOL))
+    return rows.find(query, count, shown=shown)

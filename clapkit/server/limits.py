@@ -20,7 +20,10 @@ class Limits:
     body_bytes            longest body (413)
     sound_s               longest sound that is uploaded (413)
     text_chars            longest text (422);  texts, labels: most of them in one request (422)
-    results               most results of a search (422)
+    results               most results of a search (422);  candidates: rows that are looked at for them, where an order
+                          of its own is asked for: beyond, fewer of them come for each result
+    parts                 texts, texts of `without`, and rows of one search (422);  filters: of one search (422)
+    points                most points of a map (422)
     head_s, body_s        by when the head has to have come (the connection is closed), and the body (408)
     decode_s              what decoding one sound may take (422)
     answer_s              what the whole answer may take until it begins (503)
@@ -35,6 +38,7 @@ class Limits:
     decoders              processes that decode; decoders + sounds_waiting sounds are taken at once (503)
     texts_waiting         texts that wait for the encoder (503)
     texts_at_once         texts of one call of the encoder;  window_s: how long the first of them waits for others
+    refresh_s             how often a store is asked for a newer version
     """
 
     body_bytes: int = 25 << 20
@@ -43,6 +47,10 @@ class Limits:
     texts: int = 256
     labels: int = 1000
     results: int = 500
+    candidates: int = 5000
+    parts: int = 32
+    filters: int = 16
+    points: int = 5000
     head_s: float = 10.0
     body_s: float = 30.0
     decode_s: float = 15.0
@@ -58,6 +66,7 @@ class Limits:
     texts_waiting: int = 1024
     texts_at_once: int = 32
     window_s: float = 0.003
+    refresh_s: float = 2.0
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -28,6 +28,9 @@ class Meters:
             "clapkit_text_batch", "Texts of one call of the encoder", buckets=_TEXTS, registry=self._registry
         )
         self._rows = Gauge("clapkit_index_rows", "Rows of the index", registry=self._registry)
+        self._not_renewed = Counter(
+            "clapkit_renewals_failed", "Times that a newer version could not be taken on", registry=self._registry
+        )
 
     def begun(self) -> None:
         """A request has come."""
@@ -42,6 +45,10 @@ class Meters:
     def batch(self, texts: int) -> None:
         """The text encoder was called with so many texts."""
         self._batches.observe(texts)
+
+    def not_renewed(self) -> None:
+        """A newer version of the index was there, or was looked for, and could not be taken on."""
+        self._not_renewed.inc()
 
     def page(self, rows: int) -> bytes:
         """All of it as text; `rows` is the number of rows of the index now."""

@@ -32,6 +32,7 @@ _KINDS = {
     422: "bad_request",
     429: "too_many_requests",
     500: "internal",
+    501: "not_served",
     503: "busy",
 }
 _SHOWN_CHARACTERS = 500  # of a message: what a caller sent may be long, and need not come back whole

@@ -1,32 +1,40 @@
-"""What the server needs of a search index; the exact index on disk, and the store of sounds, as such."""
+"""What the server needs of a search index; the exact index on disk, and one version of a store of sounds, as such."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from clapkit.errors import SearchIndexError
 from clapkit.search.exact import ExactIndex, Hit
+from clapkit.search.query import Query, Shown, find, find_moments
+from clapkit.search.rerank import Moment
 
 if TYPE_CHECKING:
     from clapkit.search.rows import Row as StoredRow
     from clapkit.search.store import Store
+    from clapkit.search.view import View
 
 
 @dataclass(frozen=True)
 class Row:
-    """One indexed sound. `id` consists of letters, digits, "-" and "_", and says nothing of where the file is."""
+    """One indexed sound. `id` consists of letters, digits, "-" and "_", and says nothing of where the file is.
+
+    window   its number in the file, where the index knows windows
+    """
 
     id: str
     file: str | None
     start_s: float
     duration_s: float | None
     metadata: Mapping[str, Any]
+    tags: tuple[str, ...] = ()
+    window: int | None = None
 
 
 class SoundIndex(Protocol):
@@ -96,52 +104,70 @@ class ExactRows:
 
 
 class StoreRows:
-    """A store of sounds as a `SoundIndex`: the version that it shows now, until the server is started again.
+    """One version of a store of sounds as a `SoundIndex`, and what only a store can do.
 
-    One row is one window of a file; `metadata` tells its number, and the tags of the file.
+    One row is one window of a file. What is written to the store meanwhile is not seen; `newest` looks.
     """
 
-    def __init__(self, store: Store) -> None:
-        self._view = store.view
+    def __init__(self, store: Store, view: View | None = None) -> None:
+        self._store = store
+        self.view = view or store.view
 
     @property
     def space_id(self) -> str:
-        return self._view.space.space_id
+        return self.view.space.space_id
 
     @property
     def dimension(self) -> int:
-        return self._view.space.dimension
+        return self.view.space.dimension
 
     def __len__(self) -> int:
-        return len(self._view)
+        return len(self.view)
+
+    def newest(self) -> StoreRows:
+        """The version that the store has now; this one where nothing has changed."""
+        view = self._store.refresh()
+        return self if view is self.view else StoreRows(self._store, view)
 
     def search(self, queries_QD: np.ndarray, k: int) -> list[list[tuple[Row, float]]]:
-        ids_Qk, scores_Qk = self._view.search(queries_QD, k)
+        ids_Qk, scores_Qk = self.view.search(queries_QD, k)
+        rows = {row.id: _window(row) for row in self.view.rows([id for ids in ids_Qk for id in ids])}
         found = zip(ids_Qk, scores_Qk.tolist(), strict=True)
-        return [list(zip(map(_window, self._view.rows(ids)), scores, strict=True)) for ids, scores in found]
+        return [[(rows[id], score) for id, score in zip(ids, scores, strict=True)] for ids, scores in found]
+
+    def find(self, query: Query, k: int, *, shown: Shown) -> list[tuple[Row, float]]:
+        """The `k` rows that a query finds, in its order, with their cosines (less what is not wanted)."""
+        return [(_window(match.row), match.cosine) for match in find(self.view, query, k, shown=shown)]
+
+    def find_moments(self, query: Query, k: int, *, pool: int) -> list[tuple[Row, float]]:
+        """The `k` best moments as rows that are as long as they are: the best of their windows, with its cosine."""
+        found = find_moments(self.view, query, k, pool=pool)
+        best = self.view.rows([moment.id for moment in found])
+        cosines_N = query.scores(self.view.vectors([moment.id for moment in found])).tolist() if found else []
+        return [(_spread(row, moment), cosine) for row, moment, cosine in zip(best, found, cosines_N, strict=True)]
 
     def row(self, id: str) -> Row | None:
-        return _window(self._view.rows([id])[0]) if self._has(id) else None
-
-    def vector(self, id: str) -> np.ndarray | None:
-        return self._view.vectors([id])[0] if self._has(id) else None
-
-    def files(self) -> Iterable[str]:
-        return self._view.files()
-
-    def _has(self, id: str) -> bool:
         # The store puts ids into a query: what is no id does not come so far.
         if not re.fullmatch("[0-9a-f]{20}", id):
-            return False
+            return None
         try:
-            return bool(self._view.rows([id]))
+            return _window(self.view.rows([id])[0])
         except SearchIndexError:
-            return False
+            return None
+
+    def vector(self, id: str) -> np.ndarray | None:
+        return None if self.row(id) is None else self.view.vectors([id])[0]
+
+    def files(self) -> Iterable[str]:
+        return self.view.files()
 
 
 def _window(row: StoredRow) -> Row:
-    about = {**row.metadata, "tags": list(row.tags), "window": row.window}
-    return Row(row.id, row.file, row.start_s, row.duration_s, about)
+    return Row(row.id, row.file, row.start_s, row.duration_s, row.metadata, row.tags, row.window)
+
+
+def _spread(row: StoredRow, moment: Moment) -> Row:
+    return replace(_window(row), start_s=moment.start_s, duration_s=moment.end_s - moment.start_s)
 
 
 def _row(hit: Hit) -> Row:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from clapkit.audio.codecs.containers import sniff
 from clapkit.errors import SearchIndexError
+from clapkit.search.where import Filter
 from clapkit.server.refusals import Refusal
 from clapkit.server.rows import Row
 
@@ -45,9 +47,11 @@ class Shelf:
             if not os.path.isdir(root):
                 raise SearchIndexError(f"the root {os.fspath(root)} is no folder: name one that holds indexed sounds")
         self._roots = [os.path.realpath(root) for root in roots]
-        folders = {os.path.dirname(os.path.abspath(file)) for file in files}
+        stored = {os.path.dirname(file) for file in files}
+        folders = {os.path.abspath(folder) for folder in stored}
         self._folders = {os.path.realpath(folder) for folder in folders}
         self._above = _common(folders)
+        self._stored_above = _common(stored)
 
     def name(self, row: Row) -> str:
         """What the file of a row is called outside: its path below the folder that all indexed files share."""
@@ -56,6 +60,25 @@ class Shelf:
         path = os.path.abspath(row.file)
         below = os.path.relpath(path, self._above) if self._above else os.path.basename(path)
         return below.replace(os.sep, "/").encode("utf-8", "backslashreplace").decode()
+
+    def folder_name(self, stored: str) -> str:
+        """What a folder of the index is called outside, as `name` calls what is in it; "." is the one of them all."""
+        below = os.path.relpath(stored or ".", self._stored_above or ".") if self._stored_above is not None else stored
+        return below.replace(os.sep, "/").encode("utf-8", "backslashreplace").decode()
+
+    def stored_filter(self, asked: Filter) -> Filter:
+        """A filter whose files and folders are called as outside, as one that the index understands."""
+        if asked.field not in ("file", "folder") or asked.operator == "contains":
+            return asked
+        if isinstance(asked.value, str):
+            return replace(asked, value=self._stored(asked.value))
+        return replace(asked, value=[self._stored(name) for name in asked.value])
+
+    def _stored(self, name: str) -> str:
+        if not self._stored_above:
+            return name
+        above = self._stored_above.replace(os.sep, "/")
+        return above if name in ("", ".") else f"{above.rstrip('/')}/{name}"
 
     def find(self, row: Row) -> tuple[str, str]:
         """The real path of the file of a row, and its media type.
@@ -88,5 +111,5 @@ class Shelf:
 def _common(folders: set[str]) -> str | None:
     try:
         return os.path.commonpath(folders) if folders else None
-    except ValueError:  # several drives
+    except ValueError:  # several drives, or paths from the root beside others
         return None

@@ -1,12 +1,16 @@
-"""Slow work in a few threads, with a bound on what waits for them."""
+"""Slow work in a few threads and processes, with a bound on what waits for them."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from clapkit.audio.pool import DecodePool
+from clapkit.server.limits import Limits
+from clapkit.server.metrics import Meters
 from clapkit.server.refusals import Refusal
 
 _T = TypeVar("_T")
@@ -45,3 +49,27 @@ class Workers:
 
     def _leave(self) -> None:
         self._under_way -= 1
+
+
+class Staff:
+    """Who decodes, hears, searches and surveys for all requests, whatever version they are answered from.
+
+    pictures   those that were drawn last
+    """
+
+    def __init__(self, limits: Limits, meters: Meters) -> None:
+        self.limits, self.meters = limits, meters
+        waiting = limits.sounds_waiting
+        self.pool = DecodePool(workers=limits.decoders, deadline_s=limits.decode_s)
+        self.decoding = Workers("decoding", threads=limits.decoders, most_waiting=waiting)
+        self.hearing = Workers("hearing", threads=1, most_waiting=limits.decoders + waiting)
+        self.searching = Workers("searching", threads=2, most_waiting=limits.requests)
+        self.surveying = Workers("surveying", threads=1, most_waiting=waiting)
+        self.renewing = Workers("renewing", threads=1, most_waiting=0)
+        self.pictures: OrderedDict[tuple[Any, ...], bytes] = OrderedDict()
+
+    def close(self) -> None:
+        """End threads and processes."""
+        for workers in (self.decoding, self.hearing, self.searching, self.surveying, self.renewing):
+            workers.close()
+        self.pool.close()

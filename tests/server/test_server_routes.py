@@ -43,7 +43,9 @@ def test_search_by_words(http, served):
     query_D = served.clap.embed_text(["rain outside"])[0]
     check(http.get("/search", params={"text": "  rain outside ", "k": 4}), served, query_D, 4)
     hit = http.get("/search", params={"text": "rain outside", "k": 1}).json()["results"][0]
-    assert hit.keys() == {"id", "score", "name", "start_s", "duration_s", "metadata", "audio", "spectrogram"}
+    assert hit.keys() == {
+        *("id", "score", "name", "start_s", "end_s", "duration_s", "tags", "window", "metadata", "audio", "spectrogram")
+    }
     assert (hit["start_s"], hit["duration_s"], hit["metadata"].keys()) == (0.0, 1.0, {"number"})
     assert http.get(hit["audio"]).status_code == http.get(hit["spectrogram"]).status_code == 200
 

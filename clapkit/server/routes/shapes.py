@@ -10,26 +10,97 @@ from pydantic import BaseModel, Field
 
 from clapkit.server.desk import Desk
 from clapkit.server.rows import Row
+from clapkit.server.wanted import ID
 
 
 class Found(BaseModel):
-    """One row. `score` is the cosine with the query; `name` the path below the folder that all sounds share."""
+    """One row, or of a search for moments a stretch of a file. `name` is the path below the folder that all share."""
 
-    id: str
-    score: float | None = Field(description="cosine with the query; null where there was none")
+    id: str = Field(description="of the row; of a moment, that of its best row")
+    score: float | None = Field(description="cosine with the query, less what is not wanted; null where there was none")
     name: str
     start_s: float
+    end_s: float | None
     duration_s: float | None
+    tags: list[str]
+    window: int | None = Field(description="number of the row in its file")
     metadata: dict[str, Any]
     audio: str = Field(description="where the sound is")
     spectrogram: str = Field(description="where its picture is")
 
 
 class Results(BaseModel):
-    """Rows, best first; `rows` is the size of the index."""
+    """Rows, best first; `rows` is the size of the index, `space_id` the space of query and rows."""
 
     results: list[Found]
     rows: int
+    space_id: str
+
+
+class FieldAbout(BaseModel):
+    """Something that `where` can ask for: number, text or list, and the operators that it takes."""
+
+    name: str
+    kind: str
+    operators: list[str]
+
+
+class TagCount(BaseModel):
+    """A tag, and how many files have it."""
+
+    tag: str
+    count: int
+
+
+class FolderCount(BaseModel):
+    """A folder, and how many files lie in it and below it."""
+
+    folder: str
+    count: int
+
+
+class Filters(BaseModel):
+    """What can be filtered by, and how much there is of it; the most frequent tags, and the folders, by name."""
+
+    fields: list[FieldAbout]
+    tags: list[TagCount]
+    folders: list[FolderCount]
+    duration_s: list[float] | None = Field(description="the shortest and the longest row")
+    rows: int
+    files: int
+
+
+class Point(BaseModel):
+    """A file on the map; `id` is that of its first row. x and y lie in 0 to 1."""
+
+    id: str
+    x: float
+    y: float
+    name: str
+    tags: list[str]
+
+
+class Map(BaseModel):
+    """Files whose sounds are alike lie together. `files` is how many there are, of which `points` may be a sample."""
+
+    points: list[Point]
+    method: str
+    files: int
+
+
+class Stretch(BaseModel):
+    """A stretch of a file, and the cosine of its best row with the query."""
+
+    start_s: float
+    end_s: float
+    score: float
+
+
+class Moments(BaseModel):
+    """All rows of a file in the order of time, and the best of them joined where they touch, best first."""
+
+    windows: list[Stretch]
+    moments: list[Stretch]
 
 
 class Label(BaseModel):
@@ -72,13 +143,13 @@ class State(BaseModel):
     version: str
 
 
-def desk_of(request: Request) -> Desk:
-    """The desk of the server that a request came to."""
-    return request.app.state.desk
+async def desk_of(request: Request) -> Desk:
+    """The desk that takes requests now; the request stays with it to its end."""
+    return request.app.state.house.desk
 
 
 AtDesk = Annotated[Desk, Depends(desk_of)]
-RowId = Annotated[str, Path(description="id of a row, as a search gives it", pattern=r"^[A-Za-z0-9_-]{1,128}$")]
+RowId = Annotated[str, Path(description="id of a row, as a search gives it", pattern=ID)]
 
 
 def shown(desk: Desk, row: Row, score: float | None) -> dict[str, Any]:
@@ -88,7 +159,10 @@ def shown(desk: Desk, row: Row, score: float | None) -> dict[str, Any]:
         "score": score,
         "name": desk.shelf.name(row),
         "start_s": row.start_s,
+        "end_s": None if row.duration_s is None else row.start_s + row.duration_s,
         "duration_s": row.duration_s,
+        "tags": list(row.tags),
+        "window": row.window,
         "metadata": dict(row.metadata),
         "audio": f"/audio/{row.id}",
         "spectrogram": f"/spectrogram/{row.id}.png",
@@ -97,7 +171,8 @@ def shown(desk: Desk, row: Row, score: float | None) -> dict[str, Any]:
 
 def results(desk: Desk, found: Sequence[tuple[Row, float]]) -> dict[str, Any]:
     """Rows and scores as `Results`."""
-    return {"results": [shown(desk, row, score) for row, score in found], "rows": len(desk.index)}
+    rows = [shown(desk, row, score) for row, score in found]
+    return {"results": rows, "rows": len(desk.index), "space_id": desk.index.space_id}
 
 
 def form_body(*, sound_required: bool, **fields: dict[str, Any]) -> dict[str, Any]:

@@ -24,13 +24,13 @@ _PNG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/png": {}}}}
 @router.get("/sounds/{id}", response_model=Found, summary="What is known of an indexed sound")
 async def sound(desk: AtDesk, id: RowId) -> AsciiJSON:
     """One row."""
-    return AsciiJSON(shown(desk, desk.row(id), None))
+    return AsciiJSON(shown(desk, await desk.row(id), None))
 
 
 @router.get("/audio/{id}", response_class=FileResponse, responses=_AUDIO, summary="An indexed sound")
 async def audio(desk: AtDesk, id: RowId) -> FileResponse:
     """The file of a row as it is on disk; `Range` gives parts of it."""
-    path, media_type = desk.shelf.find(desk.row(id))
+    path, media_type = desk.shelf.find(await desk.row(id))
     # A browser is to play it, whatever is in it, and never to take it for a page.
     return FileResponse(path, media_type=media_type, headers={"X-Content-Type-Options": "nosniff"})
 
@@ -47,7 +47,7 @@ async def spectrogram(
     """Mel spectrogram as PNG: time to the right, frequency upwards, level as colour, 80 dB below the loudest."""
     checked_count(width, name="width", most=_MOST_PIXELS)
     checked_count(height, name="height", most=_MOST_PIXELS)
-    row = desk.row(id)
+    row = await desk.row(id)
     most_s = desk.limits.spectrogram_s
     length_s = duration_s if duration_s is not None else row.duration_s or most_s
     if not 0 < length_s < float("inf"):

@@ -23,4 +23,4 @@ async def healthz(desk: AtDesk) -> AsciiJSON:
 @router.get("/metrics", response_class=Response, summary="Counters in the format of Prometheus")
 async def metrics(desk: AtDesk) -> Response:
     """Requests by route and status, times, batch sizes, rows."""
-    return Response(desk.meters.page(len(desk.index)), media_type="text/plain; version=0.0.4; charset=utf-8")
+    return Response(desk.staff.meters.page(len(desk.index)), media_type="text/plain; version=0.0.4; charset=utf-8")

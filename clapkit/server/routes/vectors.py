@@ -70,7 +70,7 @@ async def classify(request: Request, desk: AtDesk) -> AsciiJSON:
     if template is not None:
         (template,) = checked_texts([template], limits, what="template", most=1)
     top_k = checked_count(form.number("top_k", len(labels)), name="top_k", most=limits.labels)
-    audio_D = desk.vector(id) if id is not None else await desk.sound_vector(form.sound or b"")
+    audio_D = await desk.vector(id) if id is not None else await desk.sound_vector(form.sound or b"")
     found = await desk.labels(audio_D, labels, template=template)
     return AsciiJSON({"labels": found[:top_k]})
 
