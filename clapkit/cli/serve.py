@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from clapkit.cli.inputs import model_options
 from clapkit.cli.options import Device, Precision, Provider, Threads, Trust
 from clapkit.cli.terminal import say
-from clapkit.errors import MissingExtraError, SearchIndexError
+from clapkit.errors import MissingExtraError, ModelError, SearchIndexError
 
 if TYPE_CHECKING:
     from clapkit.api import Clap
-    from clapkit.server.rows import SoundIndex
+    from clapkit.server.rows import SoundIndex, StoreRows
 
-_Folder = Annotated[Path, typer.Argument(metavar="INDEX", help="Index that `clapkit index` wrote, or store.")]
+_Library = Annotated[str, typer.Argument(metavar="LIBRARY", help="Folder or URL that `clapkit index` wrote.")]
 _Model = Annotated[str | None, typer.Option("--model", help="Any model; default: the one that made the index.")]
 _Host = Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0 lets other machines in.")]
 _Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0: a free one.")]
@@ -36,11 +36,11 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def add_to(app: typer.Typer) -> None:
-    app.command("serve", epilog="Example:  clapkit serve recordings.index --port 8000")(serve)
+    app.command("serve", epilog="Example:  clapkit serve library --port 8000")(serve)
 
 
 def serve(
-    folder: _Folder,
+    library: _Library,
     model: _Model = None,
     host: _Host = "127.0.0.1",
     port: _Port = 8000,
@@ -55,9 +55,10 @@ def serve(
     threads: Threads = None,
     trust: Trust = None,
 ) -> None:
-    """Search an index over HTTP: /docs lists what there is to ask.
+    """Search a library over HTTP: /docs lists what there is to ask.
 
-    Only indexed files can be read. Uploads are kept in memory while they are heard, and never stored.
+    What `clapkit index` changes meanwhile is served within seconds, another model too. Only indexed files can be read.
+    Uploads are kept in memory while they are heard, and never stored.
     """
     try:
         import fastapi  # noqa: F401
@@ -74,10 +75,13 @@ def serve(
     options = model_options(
         device=device, precision=precision, provider=provider, trust=trust, compile=False, calibration=None
     )
-    rows, clap = _opened(folder, load(model, threads=threads, **options) if model else None)
+    how = {**options, "threads": threads}
+    rows, clap = _opened(library, load(model, **how) if model else None, how)
     _tell_of_missing(rows)
     limits = Limits(body_bytes=round(max_upload_mb * 1e6), sound_s=max_sound_s, requests_per_client=max_per_client)
-    app = create_app(rows, clap, limits=limits, api_key=api_key, roots=root or ())
+    app = create_app(
+        rows, clap, limits=limits, api_key=api_key, roots=root or (), model_of=lambda rows: _model_of(rows, how)
+    )
     if host not in _LOOPBACK and api_key is None:
         say(f"warning: {host} can be reached from other machines, and no --api-key is set: whoever reaches it may ask")
     server = server_of(app, limits=limits, host=host, port=port)
@@ -86,23 +90,33 @@ def serve(
     server.run(sockets=[listening])
 
 
-def _opened(folder: Path, clap: Clap | None) -> tuple[SoundIndex, Clap]:
-    """The rows of an index or of a store, and the model that goes with them."""
+def _opened(library: str, clap: Clap | None, how: dict[str, Any]) -> tuple[SoundIndex, Clap]:
+    """The rows of a library of either kind, and the model that goes with them."""
     from clapkit.library import Index
+    from clapkit.search.store import Store
     from clapkit.server.rows import ExactRows, StoreRows
 
-    if (folder / "store.json").is_file():
-        from clapkit.search.store import Store
-
-        if clap is None:
-            raise SearchIndexError(f"the store {folder} does not say where its model is: name it with --model RUN")
-        return StoreRows(Store.open(folder, space_id=clap.space_id)), clap
-    index = Index.open(folder, clap)
+    index = Index.open(library, clap, **how)
     if index.model is None:
-        raise SearchIndexError(f"the model that made {folder} is not where it was: name it with --model RUN")
+        raise SearchIndexError(f"the model that made {library} is not where it was: name it with --model RUN")
     if index.note:
         say(f"note: {index.note}")
-    return ExactRows(index.exact), index.model
+    if index.exact is not None:
+        return ExactRows(index.exact), index.model
+    assert index.store is not None, "a library is one or the other"
+    follows = index.store.place.read().active == index.model.space_id
+    return StoreRows(Store.open(library) if follows else index.store), index.model
+
+
+def _model_of(rows: StoreRows, how: dict[str, Any]) -> Clap:
+    """The model of a space that the library has been switched to."""
+    from clapkit.api import load
+
+    place = rows.store.place.model_of(rows.view.space)
+    if place is None:
+        raise ModelError(f"the model of space {rows.space_id} is not where it was: start again with --model RUN")
+    say(f"note: the library has been switched to another model, {place}: loading it")
+    return load(place, **how)
 
 
 def _tell_of_missing(rows: SoundIndex) -> None:

@@ -110,7 +110,7 @@ class StoreRows:
     """
 
     def __init__(self, store: Store, view: View | None = None) -> None:
-        self._store = store
+        self.store = store
         self.view = view or store.view
 
     @property
@@ -126,8 +126,8 @@ class StoreRows:
 
     def newest(self) -> StoreRows:
         """The version that the store has now; this one where nothing has changed."""
-        view = self._store.refresh()
-        return self if view is self.view else StoreRows(self._store, view)
+        view = self.store.refresh()
+        return self if view is self.view else StoreRows(self.store, view)
 
     def search(self, queries_QD: np.ndarray, k: int) -> list[list[tuple[Row, float]]]:
         ids_Qk, scores_Qk = self.view.search(queries_QD, k)

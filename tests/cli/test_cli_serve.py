@@ -59,7 +59,7 @@ def test_it_serves_until_it_is_told_to_stop(index):
 def test_what_cannot_be_served_is_said_before_anything_listens(clapkit, index, tmp_path):
     for words, told in (
         ((tmp_path / "none",), "does not exist"),
-        ((tmp_path,), "holds no index.json"),
+        ((tmp_path,), "holds no store.json"),
         ((index, "--root", tmp_path / "none"), "is no folder"),
         ((index, "--api-key", " "), "API key is empty"),
         ((index, "--max-sound-s", "inf"), "sound_s is inf"),

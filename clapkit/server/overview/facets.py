@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import PurePosixPath
 from typing import Any
 
+from clapkit.search.view import columns
 from clapkit.search.where import NUMBERS, TEXTS
 from clapkit.server.rows import StoreRows
 from clapkit.server.shelf import Shelf
@@ -24,12 +25,12 @@ def facets(rows: StoreRows, shelf: Shelf) -> dict[str, Any]:
     """As `routes.shapes.Filters`. Tags and folders count files, keys of the metadata too; durations are of rows."""
     import pyarrow.compute as pc
 
-    firsts = rows.view.columns(["folder", "tags", "pairs"], firsts=True)
+    firsts = columns(rows.view, ["folder", "tags", "pairs"], firsts=True)
     tags = _counted(pc.list_flatten(firsts["tags"]))
     keys: Counter[str] = Counter()
     for pair, count in _counted(pc.list_flatten(firsts["pairs"])).items():
         keys[pair.partition("=")[0]] += count
-    spread = pc.min_max(rows.view.columns(["duration_s"])["duration_s"]).as_py()
+    spread = pc.min_max(columns(rows.view, ["duration_s"])["duration_s"]).as_py()
     return {
         "fields": _fields(sorted(key for key, _ in keys.most_common(_MOST_KEYS))),
         "tags": [{"tag": tag, "count": count} for tag, count in tags.most_common(_MOST_TAGS)],

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from clapkit.search.view import columns
 from clapkit.server.rows import Row, StoreRows
 from clapkit.server.shelf import Shelf
 
@@ -19,7 +20,7 @@ def points(rows: StoreRows, shelf: Shelf, *, most: int) -> dict[str, Any]:
     The vector of a file is that of its first window. t-SNE (van der Maaten and Hinton 2008) where scikit-learn is
     installed and all files are shown; else the first two principal components, which a large sample needs no time for.
     """
-    ids = sorted(rows.view.columns(["id"], firsts=True)["id"].to_pylist())
+    ids = sorted(columns(rows.view, ["id"], firsts=True)["id"].to_pylist())
     shown = [ids[n] for n in np.linspace(0, len(ids) - 1, min(most, len(ids))).astype(int)] if ids else []
     method, places_N2 = laid_out(rows.view.vectors(shown), neighbours=len(shown) == len(ids))
     names = ((row, shelf.name(Row(row.id, row.file, row.start_s, None, {}))) for row in rows.view.rows(shown))
