@@ -8,7 +8,9 @@ A clip's frames inside its mask are the same whatever shares its batch, and the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -49,14 +51,32 @@ __all__ = [
     "MelSettings",
     "mel_filterbank",
     "named_settings",
+    "single_transforms",
 ]
 
 # Samples inside the windows of one block of frames. A processor is quickest while a block stays in its cache (four
 # times the speed of one block for all); an accelerator wants few launches, and a bound on its memory.
 _BLOCK_CPU_SAMPLES = 2**18
 _BLOCK_ACCELERATOR_SAMPLES = 2**25
+# Samples of the clips that a processor takes together, for the same reason.
+_CLIPS_CPU_SAMPLES = 2**19
 _INT16_MAX = 32767.0
 _SMALLEST_VARIANCE = 1e-6  # of a clip that is standardised by itself: silence becomes 0 and keeps a finite gradient
+_in_single: ContextVar[bool] = ContextVar("_in_single", default=False)
+
+
+@contextmanager
+def single_transforms(*, wanted: bool = True) -> Iterator[None]:
+    """Inside, if `wanted`, front-ends with an exact transform compute it in float32 in place of float64.
+
+    Nearly twice as quick, and for towers that compute in bfloat16 no loss: beside a loud tone the quiet bands are off
+    by up to 0.07 dB at -80 dB, where the next two numbers of that format are 0.5 dB apart.
+    """
+    before = _in_single.set(wanted or _in_single.get())
+    try:
+        yield
+    finally:
+        _in_single.reset(before)
 
 
 class MelFrontend(nn.Module):
@@ -68,7 +88,8 @@ class MelFrontend(nn.Module):
     The values are float32, or float64 after `.double()`;
     `.half()`, `.bfloat16()` and autocast change nothing here, since log-mel spans more than those formats hold.
     The transform itself runs in float64 wherever the device has it: in float32, beside a loud tone, the quiet bands
-    are off by up to 0.07 dB at -80 dB; in float64 they agree with an exact transform to 1e-4 dB.
+    are off by up to 0.07 dB at -80 dB; in float64 they agree with an exact transform to 1e-4 dB. Training in bfloat16
+    asks for less (`single_transforms`).
     Raises SpecError for a filter bank of another shape, without any weight, or beside the scale "linear".
     """
 
@@ -167,7 +188,13 @@ class MelFrontend(nn.Module):
             if self.settings.preemphasis is not None:
                 samples_BN = samples_BN[:, 1:] - self.settings.preemphasis * samples_BN[:, :-1]
                 lengths_B = None if lengths_B is None else lengths_B - 1
-            return self._mel(self._continued(samples_BN, lengths_B), n_frames)
+            if samples_BN.device.type != "cpu" or samples_BN.numel() <= _CLIPS_CPU_SAMPLES:
+                return self._mel(self._continued(samples_BN, lengths_B), n_frames)
+            clips = max(1, _CLIPS_CPU_SAMPLES // samples_BN.shape[1])
+            some_BN = samples_BN.split(clips)
+            some_B = [None] * len(some_BN) if lengths_B is None else lengths_B.split(clips)
+            padded = (self._continued(*some) for some in zip(some_BN, some_B, strict=True))
+            return torch.cat([self._mel(padded_BN, n_frames) for padded_BN in padded])
 
     def _continued(self, samples_BN: torch.Tensor, lengths_B: torch.Tensor | None) -> torch.Tensor:
         """The samples with what the windows see before the start and after the end of each clip."""
@@ -204,7 +231,9 @@ class MelFrontend(nn.Module):
         return self._mel_of_energy(real_KT.T.square() + imaginary_KT.T.square())
 
     def _mel_of_frames(self, frames_BTW: torch.Tensor) -> torch.Tensor:
-        spectrum = torch.fft.rfft(frames_BTW * self.window)[..., self._used_bins]
+        is_single = _in_single.get() and frames_BTW.dtype == torch.float32
+        window_W = self.window.float() if is_single else self.window
+        spectrum = torch.fft.rfft(frames_BTW * window_W)[..., self._used_bins]
         return self._mel_of_energy(spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag))
 
     def _mel_of_energy(self, energy: torch.Tensor) -> torch.Tensor:

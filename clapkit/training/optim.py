@@ -33,6 +33,8 @@ def build_optimizer(
         {"params": parameters, "share": share, "weight_decay": settings.weight_decay if decays else 0.0}
         for (share, decays), parameters in groups.items()
     ]
+    # Not the fused one, though it is quicker: on processors its last bits depend on where the weights lie in memory,
+    # and a resumed run would end with other weights.
     return torch.optim.AdamW(made, lr=settings.lr, betas=(settings.beta1, settings.beta2))
 
 

@@ -18,6 +18,7 @@ import torch
 from torch.nn.functional import normalize
 
 from clapkit.audio.features import Features
+from clapkit.audio.mel import single_transforms
 from clapkit.data.batches import Batch, event_frames, part_of
 from clapkit.data.sampling import TOKENS, stream
 from clapkit.errors import RecipeError, SpecError, nearest_name
@@ -165,7 +166,8 @@ def take_step(model: DualEncoder, objective: Objective, batch: Batch, how: How) 
 
     norms = norms_joined(model) if sync else norms_at_rest(model, wanted=how.batch_norm == "frozen")
     again = recomputed(model.audio, model.text, wanted=how.recompute)
-    with quick_products(model.device), norms, again, how.compiled():
+    mels = single_transforms(wanted=how.precision == "bf16")
+    with quick_products(model.device), mels, norms, again, how.compiled():
         if pieces == 1:
             found = next(losses(makers[0]()))
             torch.autograd.backward(_total(found))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from clapkit.audio.mel import ECONOMICAL, LAION, M2D, NAMED, MelFrontend, MelSettings, mel_filterbank
+from clapkit.audio.mel import ECONOMICAL, LAION, M2D, NAMED, MelFrontend, MelSettings, mel_filterbank, single_transforms
 from clapkit.errors import AudioError, ClapkitError, SpecError
 
 SMALL = MelSettings(
@@ -134,6 +134,37 @@ def test_long_batches_are_computed_in_blocks_with_the_same_result(rng, monkeypat
     whole = MelFrontend(SMALL)(clips)
     monkeypatch.setattr("clapkit.audio.mel._BLOCK_CPU_SAMPLES", 1)
     np.testing.assert_allclose(MelFrontend(SMALL)(clips).values, whole.values, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_clips_in_groups_are_what_they_are_together(rng, monkeypatch, name):
+    frontend, clips = MelFrontend(VARIANTS[name]), noise(rng, 5, 700)
+    for lengths_B in (None, torch.tensor([700, 33, 400, 650, 2])):
+        together = frontend(clips, lengths_B)
+        monkeypatch.setattr("clapkit.audio.mel._CLIPS_CPU_SAMPLES", 1400)
+        grouped = frontend(clips, lengths_B)
+        monkeypatch.undo()
+        torch.testing.assert_close(grouped.values, together.values, rtol=0, atol=2e-5)
+        assert torch.equal(grouped.mask_BT, together.mask_BT)
+
+
+def test_transforms_in_single_precision_are_near_and_end_with_their_block(rng):
+    quiet = 1e-4 * noise(rng, 2, 8000)
+    tone = torch.sin(torch.arange(8000) * 2 * torch.pi * 1000 / 8000)  # on a bin of the transform
+    frontend = MelFrontend(SMALL)
+    exact = frontend(quiet + tone).values
+    with single_transforms():
+        found = frontend(quiet + tone).values
+        wide = frontend.double()((quiet + tone).double()).values
+    assert not torch.equal(found, exact)
+    np.testing.assert_allclose(found, exact, atol=0.1)
+    assert torch.equal(wide, frontend((quiet + tone).double()).values), "values in float64 are never coarse"
+    frontend.float()
+    with single_transforms(wanted=False):
+        assert torch.equal(frontend(quiet + tone).values, exact)
+    with pytest.raises(AudioError), single_transforms():
+        frontend(quiet[0])
+    assert torch.equal(frontend(quiet + tone).values, exact)
 
 
 @pytest.mark.parametrize("name", NAMED)

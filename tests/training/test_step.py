@@ -126,6 +126,19 @@ def test_bf16_computes_the_towers_coarsely_and_the_loss_in_full(model):
     assert any(half[name] != full[name] for name in full)
 
 
+def test_only_bf16_hears_through_transforms_in_single_precision(model, monkeypatch):
+    heard = []
+    energies = model.frontend._energies
+    monkeypatch.setattr(model.frontend, "_energies", lambda *x: heard.append(energies(*x)) or heard[-1])
+    for precision in ("fp32", "bf16"):
+        take_step(model, InfoNCE(), batch(), How(encode_texts, precision=precision))
+    full, half = heard
+    exact = energies(torch.from_numpy(batch().samples_BN), torch.from_numpy(batch().lengths_B))
+    assert torch.equal(full, exact) and not torch.equal(half, exact)
+    torch.testing.assert_close(half, exact, rtol=1e-4, atol=1e-8)
+    model.zero_grad()
+
+
 def seen_by(objective: Seen, model, given: Batch, **how) -> Embeddings:
     take_step(model, objective, given, How(model.encode_texts, **how))
     model.zero_grad()
