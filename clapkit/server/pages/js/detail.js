@@ -2,7 +2,7 @@
 
 import { isAbort, Refused } from "./api.js";
 import { h, iconButton, nameAndFolder, relabel, seconds } from "./dom.js";
-import { placeOf, tagsOf } from "./results.js";
+import { tagsOf } from "./results.js";
 
 const WAIT_MS = 120; // so that running through a list does not load all of it
 const NEIGHBOURS = 5;
@@ -20,7 +20,7 @@ export class Detail {
   #running = null;
   #timer = 0;
 
-  /** `act` has `close()`, `similar(id)`, `open(hit)` and `text()`, the words that are searched for. */
+  /** `act` has `close()`, `similar(id)`, `open(hit)`, `placeOf(hit)` and `text()`, the words that are searched for. */
   constructor(aside, { api, player, waveform, labels, act }) {
     this.#aside = aside;
     this.#api = api;
@@ -38,7 +38,7 @@ export class Detail {
     this.#hit = null;
     this.#waveform.clear();
     this.#aside.classList.remove("open");
-    this.#aside.replaceChildren(h("p", { class: "hint", text: "Choose a sound to see and hear more of it." }));
+    this.#aside.replaceChildren();
   }
 
   /** Show a row; what takes time is fetched a moment later, and given up when another one comes. */
@@ -174,7 +174,8 @@ export class Detail {
 
   async #moments(hit, text, signal) {
     try {
-      return (await this.#api.get(`moments/${encodeURIComponent(hit.id)}`, [["text", text]], { signal })).moments;
+      const answer = await this.#api.get(`moments/${encodeURIComponent(hit.id)}`, [["text", text]], { signal });
+      return answer.windows.length > 1 ? answer.moments : [];
     } catch {
       return []; // an index of whole sounds has none
     }
@@ -188,7 +189,7 @@ export class Detail {
       return h(
         "li",
         {},
-        iconButton("play", `Play ${name}`, () => this.#player.toggle(other.id, placeOf(other))),
+        iconButton("play", `Play ${name}`, () => this.#player.toggle(other.id, this.#act.placeOf(other))),
         h("button", { type: "button", class: "link", text: name, on: { click: () => this.#act.open(other) } }),
         h("small", { text: other.score.toFixed(2) }),
       );
@@ -210,7 +211,7 @@ export class Detail {
   }
 
   #toggle() {
-    this.#player.toggle(this.#hit.id, placeOf(this.#hit));
+    this.#player.toggle(this.#hit.id, this.#act.placeOf(this.#hit));
   }
 
   #seek(time_s) {

@@ -2,7 +2,7 @@
 
 import { h, iconButton } from "./dom.js";
 
-const TAGS_SHOWN = 24;
+const TAGS_SHOWN = 16;
 const WAIT_MS = 250;
 
 export class Filters {
@@ -36,12 +36,14 @@ export class Filters {
     this.#aside.replaceChildren(...parts.filter(Boolean), clear);
   }
 
-  /** The same with another state: typed fields keep their focus, because they are left as they are. */
+  /** The same with another state: what has the focus keeps it. */
   update() {
     if (!this.#known) return;
-    const typed = this.#aside.contains(document.activeElement) && document.activeElement.id;
+    const focused = document.activeElement;
+    if (this.#aside.contains(focused) && focused.matches("[type=number], [type=range]")) return;
+    const id = this.#aside.contains(focused) && focused.id;
     this.show(this.#known);
-    if (typed) document.getElementById(typed)?.focus();
+    if (id) document.getElementById(id)?.focus();
   }
 
   #set(changes) {

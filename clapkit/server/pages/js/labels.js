@@ -76,6 +76,7 @@ export class Labels {
 function line({ label, probability }) {
   const bar = h("i", {});
   bar.style.setProperty("--share", probability);
-  const share = probability >= 0.995 ? "100 %" : `${(100 * probability).toPrecision(2)} %`;
+  const percent = 100 * probability;
+  const share = percent < 0.1 ? "< 0.1 %" : `${percent.toFixed(percent < 9.95 ? 1 : 0)} %`;
   return h("li", {}, h("span", { class: "label", text: label }), bar, h("span", { class: "share", text: share }));
 }

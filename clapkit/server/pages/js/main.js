@@ -9,7 +9,7 @@ import { listenToKeys, showKeys } from "./keys.js";
 import { Labels } from "./labels.js";
 import { MapView } from "./mapview.js";
 import { Player } from "./player.js";
-import { notice, placeOf, Results } from "./results.js";
+import { notice, Results } from "./results.js";
 import { Search } from "./search.js";
 import { isEmpty, sameQuery, State } from "./state.js";
 import { listenToTheme } from "./theme.js";
@@ -31,6 +31,9 @@ let sound = null; // the file that was dropped: it is no part of the address
 let known = null; // what the server says of its library
 let isKnocking = false;
 
+/** From where a result plays: a moment ends, and other rows go on to the end of their file. */
+const placeOf = (hit) => ({ from_s: hit.start_s, end_s: state.now.moments ? (hit.end_s ?? null) : null });
+
 const results = new Results(at("list"), {
   thumbs,
   player,
@@ -44,6 +47,7 @@ const results = new Results(at("list"), {
     add,
     tag: (name) => state.set({ tags: [name] }, { step: true }),
     more: () => state.set({ k: Math.min(MOST, state.now.k + PAGE) }),
+    placeOf,
     hoverPlays: () => at("hover-play").checked,
   },
 });
@@ -56,6 +60,7 @@ const detail = new Detail(at("detail"), {
     close: () => state.set({ sel: "" }),
     similar,
     open: (hit) => state.set({ sel: hit.id }),
+    placeOf,
     text: () => state.now.q.trim(),
   },
 });
@@ -90,10 +95,12 @@ function setSound(file) {
   showExamples();
 }
 
-function showFound({ results: hits, rows }, took_ms) {
+function showFound({ results: rows, rows: count }, took_ms) {
   hideBanner();
-  at("summary").textContent = `${hits.length} of ${rows.toLocaleString("en")} sounds · ${Math.round(took_ms)} ms`;
-  if (hits.length) results.show(hits, { more: hits.length >= state.now.k && state.now.k < MOST });
+  const hits = state.now.moments ? rows : bestOfFiles(rows);
+  const all = (known?.files ?? count).toLocaleString("en");
+  at("summary").textContent = `${hits.length} of ${all} sounds · ${Math.round(took_ms)} ms`;
+  if (hits.length) results.show(hits, { more: rows.length >= state.now.k && state.now.k < MOST });
   else results.message(...notice("Nothing found", "No sound meets all of the filters."));
   map.highlight(hits.map((hit) => hit.id));
   const chosen = results.hit(state.now.sel);
@@ -102,8 +109,15 @@ function showFound({ results: hits, rows }, took_ms) {
   showExamples();
 }
 
+/** One row a file: windows of a file sound alike, and the first one is the best. */
+function bestOfFiles(rows) {
+  const best = new Map();
+  for (const row of rows) if (!best.has(row.name)) best.set(row.name, row);
+  return [...best.values()];
+}
+
 function showNothing() {
-  at("summary").textContent = known?.rows ? `${known.rows.toLocaleString("en")} sounds` : "";
+  at("summary").textContent = "";
   map.highlight([]);
   const ideas = (known?.tags?.length ? known.tags.slice(0, 12).map(({ tag }) => tag) : IDEAS).map((idea) =>
     h("button", { type: "button", class: "chip", text: idea, on: { click: () => write(idea) } }),

@@ -3,9 +3,8 @@
 import { isAbort } from "./api.js";
 import { Camera } from "./camera.js";
 import { h, iconButton, nameAndFolder } from "./dom.js";
-import { Painter, groupsOf } from "./painter.js";
+import { Painter } from "./painter.js";
 
-const LIMIT = 5000;
 const REACH = 14; // pixels from a point that still count as on it
 const STEP = 60;
 
@@ -42,9 +41,9 @@ export class MapView {
     this.#loading = new AbortController();
     this.#section.replaceChildren(h("div", { class: "message" }, h("p", { text: "Drawing the map…" })));
     try {
-      const { points, method } = await this.#api.get("map", [["limit", String(LIMIT)]], { signal: this.#loading.signal });
+      const { points, method } = await this.#api.get("map", [], { signal: this.#loading.signal });
       this.#points = points;
-      this.#painter = new Painter(this.#canvas, groupsOf(points));
+      this.#painter = new Painter(this.#canvas, points);
       this.#section.replaceChildren(this.#canvas, this.#tools(method), this.#legend, this.#label);
       this.#showLegend();
       this.#resize();
@@ -91,7 +90,7 @@ export class MapView {
       iconButton("plus", "Zoom in", by(() => this.#camera.zoomBy(1.6))),
       iconButton("minus", "Zoom out", by(() => this.#camera.zoomBy(1 / 1.6))),
       iconButton("whole", "Whole map", by(() => this.#camera.whole())),
-      h("p", { id: "map-help", text: `${this.#points.length} sounds, near what they sound like (${method})` }),
+      h("p", { id: "map-help", text: `${this.#points.length.toLocaleString("en")} sounds, near what they sound like (${method})` }),
     );
   }
 

@@ -3,41 +3,57 @@
 import { colour, nameAndFolder } from "./dom.js";
 
 const COLOURS = 8;
-const LABELS_AT_MOST = 14;
+const LABELS_AT_MOST = 20; // more when nearer
+const SPREAD = 0.12; // of the map's width, half of a group's points at most this far from its middle
 const NAMES_AT_MOST = 40; // points in sight for which each gets its name
 const FONT = "system-ui, sans-serif";
 
-/** What a point is coloured by: its first tag, else its folder. */
-const groupOf = (point) => point.tags?.[0] ?? nameAndFolder(point.name)[1];
+const tagOf = (point) => point.tags?.[0] ?? "";
+const folderOf = (point) => (point.name.includes("/") ? point.name.slice(0, point.name.indexOf("/")) : "");
 
-/** The groups of all points, the largest first, each with the middle of its points. */
-export function groupsOf(points) {
+/** The groups of all points by what `keyOf` says of them, the largest first, each with its middle and its spread. */
+function groupsOf(points, keyOf) {
   const members = new Map();
   for (const point of points) {
-    const name = groupOf(point);
+    const name = keyOf(point);
     if (!members.has(name)) members.set(name, []);
     members.get(name).push(point);
   }
   const middle = (values) => values.sort((a, b) => a - b)[Math.floor(values.length / 2)];
-  return [...members]
-    .map(([name, of]) => ({ name, count: of.length, x: middle(of.map((p) => p.x)), y: middle(of.map((p) => p.y)) }))
-    .sort((a, b) => b.count - a.count);
+  const about = ([name, of]) => {
+    const [x, y] = [middle(of.map((point) => point.x)), middle(of.map((point) => point.y))];
+    return { name, count: of.length, x, y, spread: middle(of.map((point) => Math.hypot(point.x - x, point.y - y))) };
+  };
+  return [...members].map(about).sort((a, b) => b.count - a.count);
+}
+
+/** Which of tags and folders colour the points: tags, unless most of them would be without a colour of their own. */
+function colouring(points, tags) {
+  const folders = groupsOf(points, folderOf);
+  const coloured = (groups) => groups.slice(0, COLOURS).reduce((sum, { name, count }) => sum + (name ? count : 0), 0);
+  const isByTag = coloured(tags) >= points.length / 2 || coloured(tags) >= coloured(folders);
+  return isByTag ? { groups: tags, keyOf: tagOf } : { groups: folders, keyOf: folderOf };
 }
 
 export class Painter {
   #canvas;
   #pen;
   #groups;
+  #keyOf;
+  #named;
   #numberOf;
   #colours = [];
   #width = 0;
   #height = 0;
 
-  constructor(canvas, groups) {
+  constructor(canvas, points) {
     this.#canvas = canvas;
     this.#pen = canvas.getContext("2d");
-    this.#groups = groups;
-    this.#numberOf = new Map(groups.map(({ name }, number) => [name, number]));
+    const tags = groupsOf(points, tagOf);
+    ({ groups: this.#groups, keyOf: this.#keyOf } = colouring(points, tags));
+    // A name belongs where its sounds are: one whose sounds lie all over the map has no place.
+    this.#named = tags.filter(({ name, count, spread }) => name && count > 1 && spread < SPREAD);
+    this.#numberOf = new Map(this.#groups.map(({ name }, number) => [name, number]));
     this.refreshColours();
   }
 
@@ -76,11 +92,11 @@ export class Painter {
       if (x < -10 || y < -10 || x > this.#width + 10 || y > this.#height + 10) continue;
       inSight.push([point, x, y]);
       if (found.has(point.id) || point.id === selected || point.id === hovered) special.push([point, x, y]);
-      else this.#dot(x, y, radius, this.#colourOf(groupOf(point)), found.size ? 0.35 : 0.8);
+      else this.#dot(x, y, radius, this.#colourOf(this.#keyOf(point)), found.size ? 0.45 : 0.85);
     }
     for (const [point, x, y] of special) {
       const isChosen = point.id === selected || point.id === hovered;
-      this.#dot(x, y, radius + (isChosen ? 3 : 1.5), this.#colourOf(groupOf(point)), 1);
+      this.#dot(x, y, radius + (isChosen ? 3 : 1.5), this.#colourOf(this.#keyOf(point)), 1);
       this.#ring(x, y, radius + (isChosen ? 5 : 3), isChosen ? this.text : this.accent, isChosen ? 2.5 : 1.5);
     }
     if (inSight.length <= NAMES_AT_MOST) this.#names(inSight, radius);
@@ -117,9 +133,9 @@ export class Painter {
 
   #groupNames(camera) {
     const taken = [];
-    for (const group of this.#groups.slice(0, LABELS_AT_MOST)) {
+    for (const group of this.#named.slice(0, LABELS_AT_MOST * camera.zoom)) {
       const [x, y] = camera.toScreen(group);
-      if (group.name) this.#write(group.name, x, y, taken, "600 13px", "center");
+      this.#write(group.name, x, y, taken, "600 12.5px", "center");
     }
   }
 

@@ -4,12 +4,6 @@ import { h, iconButton, nameAndFolder, relabel, seconds } from "./dom.js";
 
 const HOVER_MS = 200;
 
-/** Where a result is in its file. */
-export const placeOf = (hit) => ({
-  from_s: hit.start_s,
-  end_s: hit.end_s ?? null,
-});
-
 export const tagsOf = (hit) => hit.tags ?? hit.metadata?.tags ?? [];
 
 export class Results {
@@ -21,7 +15,8 @@ export class Results {
   #selected = "";
   #hover = 0;
 
-  /** `act` has `select(id)`, `similar(id)`, `add(id)`, `tag(name)`, `more()`, `play(hit)` and `hoverPlays()`. */
+  /** `act` has `select(id)`, `similar(id)`, `add(id)`, `tag(name)`, `more()`, `play(hit)`, `placeOf(hit)` and
+   *  `hoverPlays()`. */
   constructor(section, { thumbs, player, act }) {
     this.#section = section;
     this.#thumbs = thumbs;
@@ -145,7 +140,7 @@ export class Results {
     );
     const hovered = () => {
       clearTimeout(this.#hover);
-      if (this.#act.hoverPlays()) this.#hover = setTimeout(() => this.#player.play(hit.id, placeOf(hit)), HOVER_MS);
+      if (this.#act.hoverPlays()) this.#hover = setTimeout(() => this.#player.play(hit.id, this.#act.placeOf(hit)), HOVER_MS);
     };
     thumb.addEventListener("pointerenter", (event) => event.pointerType === "mouse" && hovered());
     thumb.addEventListener("pointerleave", () => {
@@ -177,9 +172,8 @@ export class Results {
 
 /** When a result sounds: how long it is, or from when to when in its file. */
 function whenOf(hit) {
-  const end_s = hit.end_s ?? (hit.start_s > 0 ? hit.start_s + (hit.duration_s ?? 0) : null);
-  if (end_s === null || (hit.start_s === 0 && end_s === hit.duration_s)) return seconds(hit.duration_s);
-  return `${seconds(hit.start_s).replace(" s", "")}–${seconds(end_s)}`;
+  if (hit.start_s < 0.05) return seconds(hit.duration_s);
+  return `${seconds(hit.start_s).replace(" s", "")}–${seconds(hit.start_s + (hit.duration_s ?? 0))}`;
 }
 
 /** What stands in place of results. */
