@@ -1,17 +1,19 @@
-"""Texts of many requests through the encoder in one call.
+"""Texts of many requests through the encoder in one call, and their vectors through the index in one search.
 
 A text encoder takes little longer for ten short texts than for one. So the first text that comes to an idle encoder
-waits a few milliseconds for others; those that come while it works go together into the next call.
+waits a few milliseconds for others; those that come while it works go together into the next call. An index reads all
+of its vectors once for ten queries as for one; nobody waits for others there, who come together anyhow.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -128,3 +130,61 @@ class TextBatcher:
         for job in batch:
             if not job.answer.done():
                 job.answer.set_result(vectors_ND[[distinct[text] for text in job.texts]])
+
+
+@dataclass(frozen=True)
+class _Search:
+    direction_D: np.ndarray
+    k: int
+    answer: asyncio.Future[Any]
+
+
+class SearchBatcher:
+    """Joins searches of concurrent requests; every request gets what it would get alone.
+
+    search    runs `queries [q, d], k` -> one result a query
+    at_once   most queries of one call
+    """
+
+    def __init__(self, search: Callable[[np.ndarray, int], Awaitable[Sequence[Any]]], *, at_once: int = 16) -> None:
+        self._search, self._at_once = search, at_once
+        self._waiting: deque[_Search] = deque()
+        self._runner: asyncio.Task[None] | None = None
+
+    async def find(self, direction_D: np.ndarray, k: int) -> Any:
+        """What the search returns for this direction."""
+        job = _Search(direction_D, k, asyncio.get_running_loop().create_future())
+        self._waiting.append(job)
+        if self._runner is None:
+            self._runner = asyncio.create_task(self._run())
+        return await job.answer
+
+    async def _run(self) -> None:
+        try:
+            while batch := self._next_batch():
+                await self._answer(batch)
+        finally:
+            self._runner = None
+
+    async def _answer(self, batch: list[_Search]) -> None:
+        try:
+            found = await self._search(np.stack([job.direction_D for job in batch]), batch[0].k)
+            for job, answer in zip(batch, found, strict=True):
+                if not job.answer.done():
+                    job.answer.set_result(answer)
+        except Exception as error:
+            for job in batch:
+                if not job.answer.done():
+                    job.answer.set_exception(error)
+        finally:
+            for job in batch:
+                job.answer.cancel()  # of those without an answer: the server ends
+
+    def _next_batch(self) -> list[_Search]:
+        """The searches that came first and want as many results as the first of them."""
+        batch: list[_Search] = []
+        while self._waiting and len(batch) < self._at_once and (not batch or self._waiting[0].k == batch[0].k):
+            job = self._waiting.popleft()
+            if not job.answer.done():  # whoever asked may have gone
+                batch.append(job)
+        return batch

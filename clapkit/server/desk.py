@@ -18,7 +18,7 @@ from clapkit.audio.pool import DecodeRequest
 from clapkit.errors import AudioError
 from clapkit.nearest import unit_rows
 from clapkit.search.query import Query, Shown
-from clapkit.server.batching import TextBatcher
+from clapkit.server.batching import SearchBatcher, TextBatcher
 from clapkit.server.limits import checked_text
 from clapkit.server.refusals import Refusal
 from clapkit.server.rows import Row, SoundIndex, StoreRows
@@ -40,6 +40,7 @@ class Desk:
     def __init__(self, index: SoundIndex, clap: Clap, shelf: Shelf, texts: TextBatcher, staff: Staff) -> None:
         self.index, self.clap, self.shelf, self.texts, self.staff = index, clap, shelf, texts, staff
         self.limits = staff.limits
+        self._searches = SearchBatcher(self._search)
         self.kept: dict[Any, Any] = {}  # what was worked out about this version, by those who did
 
     def store(self, what: str, *, status: int = 404) -> StoreRows:
@@ -96,17 +97,16 @@ class Desk:
         query = await self.query(wanted)
         count = wanted.k + len(wanted.like)
         if wanted.is_plain:
-            found = await self.nearest(query.directions(), count)
+            found = await self.nearest(query.directions()[0], count)
         elif isinstance(self.index, StoreRows):
             found = await self.searching(_found, self.index, query, wanted, count, self.limits.candidates)
         else:
             found = await self.nearest(self._direction(query, wanted), count)
         return [(row, score) for row, score in found if row.id not in wanted.like][: wanted.k]
 
-    async def nearest(self, direction_1D: np.ndarray, k: int) -> list[tuple[Row, float]]:
+    async def nearest(self, direction_D: np.ndarray, k: int) -> Sequence[tuple[Row, float]]:
         """The `k` rows nearest to a direction, with their cosines."""
-        (found,) = await self.searching(self.index.search, direction_1D, k)
-        return list(found)
+        return await self._searches.find(direction_D, k)
 
     async def searching(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """What a function that reads the index returns, called in a thread."""
@@ -140,6 +140,9 @@ class Desk:
         pictures.move_to_end(key)
         return pictures[key]
 
+    async def _search(self, queries_QD: np.ndarray, k: int) -> Sequence[Sequence[tuple[Row, float]]]:
+        return await self.searching(self.index.search, queries_QD, k)
+
     def _direction(self, query: Query, wanted: Wanted) -> np.ndarray:
         """One direction for an index of the old kind: what is wanted, less half of the mean of what is not."""
         if wanted.where or wanted.words or wanted.moments or wanted.variety or wanted.copies_above is not None:
@@ -151,7 +154,7 @@ class Desk:
             direction_1D = direction_1D - NEGATIVE_WEIGHT * query.unlike_MD.mean(axis=0)
         if not np.linalg.norm(direction_1D) > 1e-6:
             raise Refusal(422, "what is wanted and what is not cancel each other: nothing is left to look for")
-        return unit_rows(direction_1D, what="the query")
+        return unit_rows(direction_1D, what="the query")[0]
 
     def _decoded(self, sound: bytes, start_s: float, end_s: float | None) -> Sound:
         limit_s = self.limits.sound_s

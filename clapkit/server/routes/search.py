@@ -91,5 +91,5 @@ async def search_by_sound(request: Request, desk: AtDesk) -> AsciiJSON:
 async def similar(desk: AtDesk, id: RowId, k: _K = 10) -> AsciiJSON:
     """The rows nearest to a row, itself left out."""
     checked_count(k, name="k", most=desk.limits.results)
-    found = await desk.nearest((await desk.vector(id))[None], k + 1)
+    found = await desk.nearest(await desk.vector(id), k + 1)
     return AsciiJSON(results(desk, [(row, score) for row, score in found if row.id != id][:k]))
