@@ -142,18 +142,25 @@ def _find(paths: Sequence[str]) -> Sounds:
 
 
 def _on_ray(model: str, options: dict[str, Any], ray: _Ray, clap: Clap) -> Embedder:
+    return ray_workers(model, options, clap, address=ray.address, workers=ray.workers, threads=ray.threads)
+
+
+def ray_workers(
+    model: str, options: dict[str, Any], clap: Clap, *, address: str | None, workers: int | None, threads: int | None
+) -> Embedder:
+    """The workers of a Ray cluster, each with the model that `clap` is here; `options` are those of `load`."""
     from functools import partial
 
     from clapkit.api import load
     from clapkit.runtime.cluster import RayWorkers
 
     place = str(Path(model).resolve()) if Path(model).exists() else model  # workers have another current folder
-    threads = ray.threads or 1
+    threads = threads or 1
     return RayWorkers(
         partial(load, place, threads=threads, **options),
         pipeline_id=clap.pipeline_id,
-        address=ray.address,
-        workers=ray.workers,
+        address=address,
+        workers=workers,
         threads=threads,
         device=options["device"],
     )

@@ -53,11 +53,15 @@ class Space:
 
 @dataclass(frozen=True)
 class Head:
-    """What a store holds: its spaces, the one that is searched, and the folders, files, manifests it is made from."""
+    """What a store holds: its spaces, the one that is searched, and the folders, files, manifests it is made from.
+
+    columns   role -> column, how the manifests are read (`clapkit.data.manifest.read`)
+    """
 
     active: str
     spaces: Mapping[str, Space] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
+    columns: Mapping[str, str] = field(default_factory=dict)
 
     def with_space(self, space: Space) -> Head:
         return replace(self, spaces={**self.spaces, space.space_id: space})
@@ -138,7 +142,8 @@ class Place:
             )
         try:
             spaces = {name: _space(about) for name, about in head["spaces"].items()}
-            return Head(spaces[head["active"]].space_id, spaces, tuple(head.get("sources", ())))
+            made_from = {"sources": tuple(head.get("sources", ())), "columns": dict(head.get("columns", {}))}
+            return Head(spaces[head["active"]].space_id, spaces, **made_from)
         except (KeyError, TypeError, AttributeError) as error:
             raise SearchIndexError(f"{self.name}/{_HEAD} is damaged ({error!r}): index the sounds again") from error
 
@@ -150,6 +155,7 @@ class Place:
             "active": head.active,
             "spaces": spaces,
             "sources": list(head.sources),
+            "columns": dict(head.columns),
             "clapkit_version": _version(),
         }
         self.put(_HEAD, json.dumps(about, indent=2).encode() + b"\n")
@@ -205,6 +211,11 @@ class Place:
         fs, path = fsspec.url_to_fs(self.name)
         fs.invalidate_cache()
         return fs, path
+
+
+def holds_store(place: str | os.PathLike[str]) -> bool:
+    """Whether a folder or URL holds the head of a store, whatever its state. SearchIndexError if it cannot be read."""
+    return Place(place)._bytes() is not None
 
 
 def _space(about: Mapping[str, Any]) -> Space:

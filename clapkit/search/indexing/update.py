@@ -7,14 +7,15 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from clapkit.search.indexing.sources import About, Listing
+from clapkit.errors import SearchIndexError, nearest_name
+from clapkit.search.indexing.sources import About, Listing, list_sources
 from clapkit.search.store import Store
 from clapkit.search.sync import FileVectors, Found, SyncPlan, SyncReport, Unusable, apply_sync, plan_sync
 from clapkit.search.view import View
 from clapkit.search.writer import Writer
 
 FAILURES = "failures.json"
-_DESCRIBED_AT_ONCE = 500
+_FILES_AT_ONCE = 500
 
 Embed = Callable[[Sequence[str]], Iterator[FileVectors | Unusable]]
 
@@ -117,12 +118,32 @@ def write_failures(store: Store, failures: Sequence[tuple[str, str]]) -> None:
     store.place.put(FAILURES, json.dumps(rows, indent=2).encode() + b"\n")
 
 
-def remember_sources(store: Store, sources: Sequence[str]) -> None:
-    """Let these be the sources of the store, for calls that name none."""
+def remember_sources(store: Store, sources: Sequence[str], columns: Mapping[str, str]) -> None:
+    """Let these be the sources of the store, and the columns of its manifests, for calls that name none."""
     store.place.claim()
     head = store.place.read()
-    if head.sources != tuple(sources):
-        store.place.write(replace(head, sources=tuple(sources)))
+    if (head.sources, head.columns) != (tuple(sources), columns):
+        store.place.write(replace(head, sources=tuple(sources), columns=dict(columns)))
+
+
+def forget_source(store: Store, source: str) -> int:
+    """Let the store no longer be made from a source, and remove the files that no other source holds; how many.
+
+    SearchIndexError for what is no source of it, and where another process writes.
+    """
+    store.place.claim()
+    head = store.place.read()
+    if source not in head.sources:
+        raise SearchIndexError(f"{store.place.name} is not made from {source}: {nearest_name(source, head.sources)}")
+    left = tuple(one for one in head.sources if one != source)
+    listing = list_sources(left, columns=head.columns)
+    there = {found.file for found in listing.found}
+    writer = store.writer()
+    files = [file for file in store.view.files() if file not in there and not listing.keeps(file)]
+    remember_sources(store, left, head.columns)
+    for start in range(0, len(files), _FILES_AT_ONCE):
+        writer.forget(files[start : start + _FILES_AT_ONCE])
+    return len(files)
 
 
 def _with_about(embed: Embed, about: Mapping[str, About]) -> Embed:
@@ -147,6 +168,6 @@ def _describe(writer: Writer, view: View, about: Mapping[str, About]) -> int:
         if file in present and present[file] != (said.tags, dict(said.metadata))
     }
     names = list(wanted)
-    for start in range(0, len(names), _DESCRIBED_AT_ONCE):
-        writer.describe({file: wanted[file] for file in names[start : start + _DESCRIBED_AT_ONCE]})
+    for start in range(0, len(names), _FILES_AT_ONCE):
+        writer.describe({file: wanted[file] for file in names[start : start + _FILES_AT_ONCE]})
     return len(wanted)
