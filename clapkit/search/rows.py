@@ -76,7 +76,12 @@ class Row:
     def words(self) -> str:
         """What a search by words looks through: the name and folders of the file, tags, and texts of the metadata."""
         texts = [self.file, *self.tags, *(v for v in self.metadata.values() if isinstance(v, str))]
-        return " ".join(re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Za-z])(?=\d)|[\W_]+", " ", text) for text in texts)
+        return " ".join(map(split_words, texts))
+
+
+def split_words(text: str) -> str:
+    """A text with its words apart, as file names run them together: `kickDrum01` is three."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Za-z])(?=\d)|[\W_]+", " ", text)
 
 
 def content_hash(path: str | Path) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from clapkit.errors import SearchIndexError, SpecError
 from clapkit.nearest import unit_rows
 from clapkit.search.place import Space, Tuning
-from clapkit.search.rows import Row, rows_in, vectors_in
+from clapkit.search.rows import Row, rows_in, split_words, vectors_in
 from clapkit.search.scan import Piece, Scan, ScanFile
 from clapkit.search.where import Filter, ids_sql, sql_of
 
@@ -99,7 +99,7 @@ class View:
         from lancedb import query as kinds
 
         match: Any = kinds.MatchQuery
-        query = self._table.search(match(text, "words")).select(["id", "_score"]).limit(min(k, len(self)))
+        query = self._table.search(match(split_words(text), "words")).select(["id", "_score"]).limit(min(k, len(self)))
         if sql := sql_of(where):
             query = query.where(sql)
         found = query.to_arrow()
