@@ -184,3 +184,9 @@ class View:
             if name not in found:
                 raise SearchIndexError(f"there is no row {name!r} in the store: it may have been removed since")
         return ids
+
+
+def columns(view: View, names: Sequence[str], *, firsts: bool = False) -> Any:
+    """These columns of all rows as a pyarrow.Table, in no order; `firsts`: only of the first window of each file."""
+    query = view._table.search().select(list(names))
+    return (query.where("window = 0") if firsts else query).to_arrow()
