@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from clapkit.cli.sounds import printable
 from clapkit.cli.terminal import progress_wanted, say, show_notes, show_skipped
-from clapkit.errors import DataError, SearchIndexError
+from clapkit.errors import ClapkitError, DataError, SearchIndexError
 
 if TYPE_CHECKING:
     from clapkit.api import Clap
@@ -84,9 +84,6 @@ class Library:
         new = list(dict.fromkeys(map(source_of, added)))
         if away := list_sources(new, columns=self._settings.columns).away:
             raise DataError(f"{len(away)} of the named sources hold no sound:", [f"{s}: {why}" for s, why in away])
-        for source in new:
-            if (manifest := hint_of_manifest(source)) and manifest not in new:
-                say(f"note: {manifest} says more about these sounds: name it as well, and its tags are indexed")
         if holds_store(self._place):
             head = self.claim()
             self._clap = self._load(model or self._remembered())
@@ -97,6 +94,9 @@ class Library:
         self._sources = tuple(dict.fromkeys([*head.sources, *new]))
         if not self._sources:
             raise DataError(f"{self._place} does not know what it is made from: name folders, with --out {self._place}")
+        for source in new:
+            if (manifest := hint_of_manifest(source)) and manifest not in self._sources:
+                say(f"note: {manifest} says more about these sounds: name it as well, and its tags are indexed")
         self._columns = {**head.columns, **self._settings.columns}
         remember_sources(self.store, self._sources, self._columns)
 
@@ -114,8 +114,13 @@ class Library:
         tried, failed = Tried(), 0
         try:
             for count, _ in enumerate(changes(self._sources, but=self.store.place.local)):
-                failed = len(self._update(tried, quiet=count > 0).failures)
-                self._tune()
+                try:
+                    failed = len(self._update(tried, quiet=count > 0).failures)
+                    self._tune()
+                except ClapkitError as error:  # a manifest that is being written, a disk that is full for now
+                    if count == 0:
+                        raise
+                    say(f"error: {error} (tried again after the next change)", by_each=True)
                 if count == 0:
                     say("watching for changes (stop with Ctrl+C)")
         except KeyboardInterrupt:

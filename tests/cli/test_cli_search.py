@@ -211,7 +211,7 @@ def test_what_cannot_be_searched(clapkit, lib, tmp_path):
         ((lib, "rain", "--hubs", "all"), "csls or qbnorm"),
         ((lib, "rain", "--moments", "--variety", "0.5"), "--moments joins"),
         ((lib, "rain", "--json", "--csv"), "choose one"),
-        ((lib, "rain", "-k", 0), "0"),
+        ((lib, "rain", "-k", 0), "greater than or equal to 1"),
     ):
         outcome = clapkit("search", *words)
         assert outcome.exit_code == 2, outcome.output

@@ -1,4 +1,4 @@
-"""Names are indexed with their words apart (`kickDrum01` as kick, drum, 01); what is looked up has to be split alike."""
+"""Names are indexed with their words apart (`kickDrum01`: kick, drum, 01); what is looked up has to be split alike."""
 
 from __future__ import annotations
 
