@@ -43,7 +43,7 @@ def test_the_vector_index_is_built_when_it_is_needed_and_again_at_twice_the_size
     assert tune_if_large(store, queries) is None and not asked
     store.add(rows(700), rng.standard_normal((700, WIDTH)))
     tuning = tune_if_large(store, queries)
-    assert tuning.rows == 700 and tuning.recall >= 0.95 and asked == [100]
+    assert tuning.rows == 700 and tuning.recall >= 0.95 and 0 < asked[0] <= 100
     assert store.view.space.tuning == tuning
     assert tune_if_large(store, queries) is None
     store.add(rows(1400), rng.standard_normal((1400, WIDTH)))
