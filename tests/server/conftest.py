@@ -77,6 +77,65 @@ def running(app, limits):
         assert not thread.is_alive(), "the server did not stop"
 
 
+@dataclass(frozen=True)
+class Windows:
+    """The sounds of `served` by windows, in a store: its folder, what it holds, and the vectors [N, D]."""
+
+    place: Path
+    rows: list[Any]
+    vectors_ND: np.ndarray
+
+    def found(self, kept=lambda row: True):
+        """Ids, and vectors, of the rows that are to be compared."""
+        places = [n for n, row in enumerate(self.rows) if kept(row)]
+        return [self.rows[n].id for n in places], self.vectors_ND[places]
+
+
+def make_windows(served, place) -> Windows:
+    """A store at `place`, with tags and metadata that differ from file to file."""
+    pytest.importorskip("lancedb")
+    from clapkit.search.rows import Row
+    from clapkit.search.store import Store
+
+    rows, vectors = [], []
+    for result in served.clap.embed_each(served.files):
+        number, file = result.index, served.files[result.index]
+        for n, start_s in enumerate(result.starts_s):
+            long_s = min(result.window_s, result.duration_s - start_s)
+            tags = ("tone", "even" if number % 2 == 0 else "odd")
+            about = {"number": number, "label": f"tone {number}"}
+            rows.append(Row(file.as_posix(), n, start_s, long_s, f"hash{number}", "pipe", tags=tags, metadata=about))
+        vectors.append(result.windows_WD)
+    about = {"space_id": served.clap.space_id, "pipeline_id": served.clap.pipeline_id}
+    with Store.create(place, **about, dimension=served.clap.dimension, dtype="float32") as store:
+        store.add(rows, np.concatenate(vectors))
+    return Windows(place, rows, np.concatenate(vectors))
+
+
+@pytest.fixture(scope="session")
+def windows(served, tmp_path_factory) -> Windows:
+    """A store that nobody changes."""
+    return make_windows(served, tmp_path_factory.mktemp("windows") / "library")
+
+
+@pytest.fixture(scope="session")
+def store_url(serve, windows):
+    """A server of `windows` with the limits that it has of itself."""
+    from clapkit.search.store import Store
+    from clapkit.server.rows import StoreRows
+
+    with serve(index=StoreRows(Store.open(windows.place))) as address:
+        yield address
+
+
+@pytest.fixture
+def store_http(store_url):
+    """A client of that server."""
+    httpx = pytest.importorskip("httpx2")
+    with httpx.Client(base_url=store_url, timeout=30) as client:
+        yield client
+
+
 @pytest.fixture(scope="session")
 def serve(served):
     """`with serve(api_key=..., body_bytes=...) as url:` a server of `served`; other words are limits."""
@@ -85,10 +144,11 @@ def serve(served):
     from clapkit.server.rows import ExactRows
 
     @contextmanager
-    def start(*, api_key=None, roots=(), clap=None, index=None, **limits):
+    def start(*, api_key=None, roots=(), clap=None, index=None, model_of=None, **limits):
         bounds = Limits(**limits)
         rows = index or ExactRows(served.index)
-        app = create_app(rows, clap or served.clap, limits=bounds, api_key=api_key, roots=roots)
+        how = {"api_key": api_key, "roots": roots, "model_of": model_of}
+        app = create_app(rows, clap or served.clap, limits=bounds, **how)
         with running(app, bounds) as url:
             yield url
 
