@@ -16,7 +16,7 @@ from clapkit.data.clip import Clip
 from clapkit.errors import DataError
 
 Kind = Literal["classes", "tags", "captions"]
-SHOWN = 5  # names in a list of differences
+SHOWN, LONGEST = 5, 100  # names in a list of differences, and letters of each
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,8 @@ class Task:
         said = tuple(clip for clip in clips if _said(clip, self.kind))
         if not said:
             raise DataError(
-                f"{folder}: none of {len(found.clips)} clips is in {self.splits or 'any split'} and has {self.kind} "
+                f"{folder}: none of {len(found.clips)} clips can be scored: {len(clips)} are of {self._wanted()}, and "
+                f"these have no {self.kind}; found are {_splits(found.clips)} "
                 f"({len(found.missing)} files of the list are missing)"
             )
         classes = _classes(said, self)
@@ -151,6 +152,9 @@ class Task:
     def phrase(self, label: str) -> str:
         """What a class is called in a sentence."""
         return self.prompts.get(label, label)
+
+    def _wanted(self) -> str:
+        return f"the splits {', '.join(self.splits)}" if self.splits else "any split"
 
     def _differences(self, clips: Sequence[Clip]) -> list[str]:
         told = []
@@ -199,8 +203,14 @@ def _unsaid(clips: Sequence[Clip], said: Sequence[Clip], kind: Kind) -> list[str
     return [f"{len(unsaid)} clips without {kind}: {_some(unsaid)}"] if unsaid else []
 
 
+def _splits(clips: Sequence[Clip]) -> str:
+    found = sorted({str(clip.split) for clip in clips if clip.split is not None})
+    return f"the splits {_some(found)}" if found else "no splits"
+
+
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    shown = [name if len(name) <= LONGEST else f"{name[:LONGEST]}..." for name in names[:SHOWN]]
+    return ", ".join(shown) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def _plain(name: str) -> str:

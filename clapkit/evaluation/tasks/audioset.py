@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping
 from pathlib import Path
 
 from clapkit.data.clip import Clip, Event
 from clapkit.errors import DataError
 from clapkit.evaluation.task import Expected, Layout, Read, Task
-from clapkit.evaluation.tasks.captioned import seconds
-from clapkit.evaluation.tasks.listing import names, present, read_rows
+from clapkit.evaluation.tasks.listing import names, present, read_rows, seconds, text_of
 from clapkit.evaluation.tasks.youtube import by_stem, segment_file, segment_name
 
 _PLACES = ("eval_segments", "audio/eval", "eval", "audio", "audios")
@@ -66,9 +66,12 @@ def read_audioset_strong(folder: Path) -> Read:
 def _segments(table: Path) -> list[list[str]]:
     if not table.is_file():
         raise DataError(f"{table.parent}: found no {table.name}, expected the segments of the evaluation set")
-    with table.open(encoding="utf-8-sig", newline="") as file:
-        lines = (line for line in file if line.strip() and not line.startswith("#"))
+    text = io.StringIO(text_of(table), newline="")
+    lines = (line for line in text if line.strip() and not line.startswith("#"))
+    try:
         rows = list(csv.reader(lines, skipinitialspace=True))
+    except csv.Error as error:
+        raise DataError(f"{table}: cannot be read as a table: {error}") from None
     odd = next((row for row in rows if len(row) != 4), None)
     if odd is not None:
         raise DataError(f"{table}: found the row {odd}, expected YTID, start_seconds, end_seconds, positive_labels")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from clapkit.data.clip import Clip
 from clapkit.errors import DataError, MissingExtraError
 from clapkit.evaluation.task import Expected, Layout, Read, Task
-from clapkit.evaluation.tasks.listing import listed, present, read_rows, refuse
+from clapkit.evaluation.tasks.listing import json_of, listed, objects, present, read_rows, refuse, seconds, text_of
 from clapkit.evaluation.tasks.youtube import by_stem, segment_file, segment_name
 
 CLOTHO_SPLITS = ("development", "validation", "evaluation")
@@ -21,6 +21,7 @@ WAVCAPS_SOURCES = {
     "FreeSound": ("fsd_final.json", 262300),
     "SoundBible": ("sb_final.json", 1232),
 }
+_DEEPEST = 20
 
 
 def read_clotho(folder: Path) -> Read:
@@ -88,14 +89,18 @@ def read_macs(folder: Path) -> Read:
     except ImportError:
         raise MissingExtraError("pyyaml", "hub", "Reading MACS.yaml") from None
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    with (folder / "MACS.yaml").open(encoding="utf-8") as file:
-        held = yaml.load(file, Loader=loader)  # a safe loader: it makes no objects but plain ones
-    entries = held.get("files") if isinstance(held, dict) else None
-    if not isinstance(entries, list):
-        raise DataError(f"{folder / 'MACS.yaml'}: found no list 'files', expected one with filename and annotations")
+    path = folder / "MACS.yaml"
+    text = text_of(path)
+    try:
+        _check_depth(yaml.parse(text, Loader=loader), path)
+        held = yaml.load(text, Loader=loader)  # a safe loader: it makes no objects but plain ones
+    except yaml.YAMLError as error:
+        raise DataError(f"{path}: cannot be read as YAML: {error}") from None
+    if not isinstance(held, dict) or not isinstance(held.get("files"), list):
+        raise DataError(f"{path}: found no list 'files', expected one with filename and annotations")
     clips = []
-    for entry in entries:
-        annotations = entry.get("annotations") or []
+    for entry in objects(held["files"], path=path, keys=("filename",)):
+        annotations = objects(entry.get("annotations") or [], path=path, keys=())
         said = tuple(str(one["sentence"]).strip() for one in annotations if one.get("sentence"))
         tags = tuple(dict.fromkeys(str(tag) for one in annotations for tag in one.get("tags") or ()))
         name = str(entry["filename"])
@@ -109,20 +114,21 @@ def read_wavcaps(folder: Path, *, source: str) -> Read:
     table = folder / "json_files" / source / WAVCAPS_SOURCES[source][0]
     if not table.is_file():
         refuse(folder, f"{table.relative_to(folder).as_posix()} with the folder Audio/{source}")
-    with table.open(encoding="utf-8") as file:
-        held = json.load(file)
-    entries = held.get("data") if isinstance(held, dict) else None
-    if not isinstance(entries, list):
+    held = json_of(table)
+    if not isinstance(held, dict) or not isinstance(held.get("data"), list):
         raise DataError(f"{table}: found no list 'data', expected one with id and caption")
+    entries = objects(held["data"], path=table, keys=("id",))
     return present(_wavcaps_clip(folder, entry, source) for entry in entries)
 
 
-def seconds(text: str, table: Path) -> float:
-    """A time of a table; DataError where it is no number."""
-    try:
-        return float(text)
-    except ValueError:
-        raise DataError(f"{table}: found {text!r} where a time is expected, in seconds") from None
+def _check_depth(events: Iterable[Any], path: Path) -> None:
+    """Refuse what is nested deeper than such a list is: the loader in C goes down without a limit, and dies of it."""
+    depth = 0
+    for event in events:
+        kind = type(event).__name__
+        depth += kind.endswith("StartEvent") - kind.endswith("EndEvent")
+        if depth > _DEEPEST:
+            raise DataError(f"{path}: cannot be read as YAML: nested deeper than {_DEEPEST} levels")
 
 
 def _wavcaps_clip(folder: Path, entry: dict[str, Any], source: str) -> Clip:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from clapkit.evaluation.task import Expected, Layout, Read, Task
-from clapkit.evaluation.tasks.listing import listed, names, present, refuse, sounds
+from clapkit.evaluation.tasks.listing import listed, names, present, refuse, sounds, text_of
 
 WORDS = names(
     "backward, bed, bird, cat, dog, down, eight, five, follow, forward, four, go, happy, house, learn, left, marvin",
@@ -28,7 +28,7 @@ def read_words(folder: Path) -> Read:
         line.strip(): split
         for name, split in _LISTS.items()
         if (place / name).is_file()
-        for line in (place / name).read_text(encoding="utf-8").splitlines()
+        for line in text_of(place / name).splitlines()
         if line.strip()
     }
     rest = [name for name in sounds(place) if name not in splits and "/" in name and not name.startswith("_")]

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import csv
+import io
+import json
+import math
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from clapkit.data.clip import Clip
+from clapkit.data.tables import decode_utf8
 from clapkit.errors import DataError
 from clapkit.evaluation.task import Read
 
@@ -23,21 +28,66 @@ def read_rows(path: Path, columns: Sequence[str], *, delimiter: str = ",", heade
     """The rows of a table of text as column -> words.
 
     columns  that must be there; without a `header` in the file, their names from left to right
-    Raises DataError where the file is not there, or holds other columns.
+    Raises DataError where the file is not there, is no table of text in UTF-8, or holds other columns.
     """
     if not path.is_file():
         raise DataError(f"{path.parent}: found no {path.name}, expected a table with {', '.join(columns)}")
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        table = csv.DictReader(file, None if header else list(columns), delimiter=delimiter, skipinitialspace=True)
+    lines = io.StringIO(text_of(path), newline="")
+    table = csv.DictReader(lines, None if header else list(columns), delimiter=delimiter, skipinitialspace=True)
+    try:
         raw = list(table)
-        found = list(table.fieldnames or ())
+    except csv.Error as error:
+        raise DataError(f"{path}: line {table.reader.line_num} cannot be read as a row of a table: {error}") from None
+    found = list(table.fieldnames or ())
     absent = [name for name in columns if name not in found]
     if absent:
-        raise DataError(f"{path}: found the columns {', '.join(found)}, expected {', '.join(columns)}", absent)
+        raise DataError(
+            f"{path}: found the columns {', '.join(found) or '(none)'}, expected {', '.join(columns)}", absent
+        )
     short = [number for number, row in enumerate(raw, start=1) if any(row[name] is None for name in columns)]
     if short:
         raise DataError(f"{path}: row {short[0]} of {len(raw)} is short, expected {', '.join(columns)} in each")
     return [{str(key): (value or "").strip() for key, value in row.items() if key} for row in raw]
+
+
+def text_of(path: Path) -> str:
+    """The text of a list in UTF-8. DataError names the line and the likely encoding where it is another."""
+    try:
+        return decode_utf8(path.read_bytes())
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+
+
+def json_of(path: Path) -> Any:
+    """What a file of JSON in UTF-8 holds; DataError where it is none."""
+    try:
+        return json.loads(text_of(path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise DataError(f"{path}: cannot be read as JSON: {error}") from None
+
+
+def objects(found: Any, *, path: Path, keys: Sequence[str]) -> list[dict[str, Any]]:
+    """`found`, which has to be a list of objects with these keys. DataError names the first that is none."""
+    if not isinstance(found, list):
+        raise DataError(f"{path}: found {type(found).__name__}, expected a list of objects")
+    for number, one in enumerate(found, start=1):
+        if not isinstance(one, dict):
+            raise DataError(f"{path}: entry {number} of {len(found)} is {type(one).__name__}, expected an object")
+        absent = [key for key in keys if one.get(key) is None]
+        if absent:
+            raise DataError(f"{path}: entry {number} of {len(found)} has no {', '.join(absent)}")
+    return found
+
+
+def seconds(text: str, table: Path) -> float:
+    """A time of a table; DataError where it is no number."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise DataError(f"{table}: found {text!r} where a time is expected, in seconds")
+    return value
 
 
 def listed(folder: Path, name: str, **known: Any) -> Clip:
@@ -50,7 +100,8 @@ def present(clips: Iterable[Clip]) -> Read:
     there: list[Clip] = []
     absent: dict[str, str | None] = {}
     for clip in clips:
-        if isinstance(clip.audio, str) and not Path(clip.audio).is_file():
+        # Path.is_file() raises for some names, such as very long ones.
+        if isinstance(clip.audio, str) and not os.path.isfile(clip.audio):
             absent[clip.id] = clip.split
         else:
             there.append(clip)

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from clapkit.data.clip import Clip
 from clapkit.evaluation.task import Expected, Layout, Read, Task
-from clapkit.evaluation.tasks.captioned import seconds
-from clapkit.evaluation.tasks.listing import listed, present, read_rows
+from clapkit.evaluation.tasks.listing import listed, present, read_rows, seconds
 from clapkit.evaluation.tasks.youtube import by_stem, segment_file, segment_name
 
 
@@ -63,7 +62,7 @@ def literal_list(text: str) -> tuple[str, ...]:
     """The words of "['a', 'b']"; of anything else, the words between commas."""
     try:
         found = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
         found = None
     if isinstance(found, (list, tuple)):
         return tuple(str(one) for one in found)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from clapkit.data.clip import Clip
 from clapkit.errors import DataError
 from clapkit.evaluation.task import Expected, Layout, Read, Task
-from clapkit.evaluation.tasks.listing import listed, names, present, refuse
+from clapkit.evaluation.tasks.listing import json_of, listed, names, present, refuse
 
 # The eleventh family, synth_lead, has notes in the training set only.
 FAMILIES = names("bass, brass, flute, guitar, keyboard, mallet, organ, reed, string, vocal")
@@ -42,10 +41,12 @@ def _read(folder: Path, label: Callable[[dict[str, Any]], str]) -> Read:
 
 
 def _notes(folder: Path, part: Path, label: Callable[[dict[str, Any]], str]) -> Iterator[Clip]:
-    notes: dict[str, dict[str, Any]] = json.loads((part / "examples.json").read_text(encoding="utf-8"))
+    notes = json_of(part / "examples.json")
+    if not isinstance(notes, dict):
+        raise DataError(f"{part / 'examples.json'}: expected an object with an entry for each note")
     split = part.resolve().name.rpartition("-")[2]
     for name, note in notes.items():
-        absent = [key for key in _NEEDED if key not in note]
+        absent = [key for key in _NEEDED if not isinstance(note, dict) or key not in note]
         if absent:
             raise DataError(f"{part / 'examples.json'}: the note '{name}' has no {', '.join(absent)}")
         file = (part / "audio" / f"{name}.wav").relative_to(folder).as_posix()

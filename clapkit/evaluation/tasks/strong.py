@@ -7,8 +7,7 @@ from pathlib import Path
 
 from clapkit.data.clip import Clip, Event
 from clapkit.evaluation.task import Expected, Layout, Read, Task
-from clapkit.evaluation.tasks.captioned import seconds
-from clapkit.evaluation.tasks.listing import listed, names, present, read_rows, refuse
+from clapkit.evaluation.tasks.listing import listed, names, present, read_rows, refuse, seconds
 
 HOME = {
     "Alarm_bell_ringing": "an alarm or a bell ringing",

@@ -8,8 +8,7 @@ from typing import Any
 from clapkit.data.clip import Clip, Event
 from clapkit.errors import DataError
 from clapkit.evaluation.task import Expected, Layout, Read, Task
-from clapkit.evaluation.tasks.captioned import seconds
-from clapkit.evaluation.tasks.listing import listed, names, present, read_rows, refuse
+from clapkit.evaluation.tasks.listing import listed, names, present, read_rows, refuse, seconds
 from clapkit.evaluation.tasks.youtube import by_stem
 
 TOP_50 = names(

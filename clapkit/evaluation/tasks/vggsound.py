@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from clapkit.evaluation.task import Expected, Layout, Read, Task
-from clapkit.evaluation.tasks.listing import SOUNDS, listed, names, present, read_rows, refuse
+from clapkit.evaluation.tasks.listing import SOUNDS, listed, names, present, read_rows, refuse, seconds
 
 CLASSES = names(
     "air conditioning noise; air horn; airplane; airplane flyby; alarm clock ringing",
@@ -88,7 +88,7 @@ def read_vggsound(folder: Path) -> Read:
     files = {path.stem: path for path in sorted(held, key=lambda path: -kinds[path.suffix.lower()])}
     clips = []
     for row in read_rows(table, _COLUMNS, header=False):
-        stem = f"{row['video']}_{int(float(row['start_s'])):06d}"
+        stem = f"{row['video']}_{int(seconds(row['start_s'], table)):06d}"
         name = files[stem].relative_to(folder).as_posix() if stem in files else f"{stem}.wav"
         meta = {"video": row["video"]}
         clips.append(listed(folder, name, label=row["label"], split=row["split"], meta=meta))

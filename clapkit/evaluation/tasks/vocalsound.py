@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 from clapkit.errors import DataError
 from clapkit.evaluation.task import Expected, Layout, Read, Task
-from clapkit.evaluation.tasks.listing import listed, present, refuse
+from clapkit.evaluation.tasks.listing import json_of, listed, objects, present, refuse
 
 CLASSES = {
     "laughter": "laughter",
@@ -48,10 +47,11 @@ def _list(folder: Path, stem: str) -> Path | None:
 
 
 def _names(path: Path) -> list[str]:
-    rows = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(rows, dict) or not all("wav" in row for row in rows.get("data", [{}])):
+    held = json_of(path)
+    if not isinstance(held, dict) or not isinstance(held.get("data"), list):
         raise DataError(f'{path}: expected an object with the list "data", each with the path "wav"')
-    return [row["wav"].replace("\\", "/").rsplit("/", 1)[-1] for row in rows["data"]]
+    rows = objects(held["data"], path=path, keys=("wav",))
+    return [str(row["wav"]).replace("\\", "/").rsplit("/", 1)[-1] for row in rows]
 
 
 _PAGE = "https://github.com/YuanGongND/vocalsound"
