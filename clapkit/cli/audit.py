@@ -187,10 +187,9 @@ def _clips(data: Sequence[Path], split: Sequence[str] | None, column: Sequence[s
 def _embedded(
     run: str, clips: Sequence[Clip], precision: str, device: str, trust: Sequence[str] | None
 ) -> tuple[Clap, Gallery]:
-    from clapkit.api import load
-    from clapkit.cli.scoring import Gallery
+    from clapkit.cli.scoring import Gallery, load_both_sides
 
-    clap = load(run, device, precision, trust=trust or ())
+    clap = load_both_sides(run, device, precision, trust)
     gallery = Gallery.of(clap, clips)
     show_skipped(gallery.skipped)
     return clap, gallery

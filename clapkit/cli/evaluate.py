@@ -151,6 +151,7 @@ def _by_label(
     trust: Sequence[str] | None,
 ) -> Result:
     from clapkit.cli.scoring import Classes, groups_of, labels_of, zero_shot_result
+    from clapkit.evaluation.zero_shot import label_matrix
 
     templates = _templates(template, ensemble)
     classes = None if labels_file is None else Classes.read(labels_file)
@@ -158,7 +159,10 @@ def _by_label(
     if label_column not in ("label", "tags"):
         columns["label"] = label_column
     clips, about = _read(data, split, columns)
-    missing = sum(label is None for label in labels_of(clips, column=label_column))
+    labels = labels_of(clips, column=label_column)
+    missing = sum(label is None for label in labels)
+    if classes is not None:  # a label that is no class is told before anything is heard
+        label_matrix([label for label in labels if label is not None], classes.names)
     groups_of(clips, column=group_column)
     if missing:
         say(f"note: {missing} of {len(clips)} clips have no {label_column} and are left out")
@@ -194,10 +198,9 @@ def _read(
 def _embed(
     run: str, clips: Sequence[Clip], precision: str, device: str, trust: Sequence[str] | None
 ) -> tuple[Clap, Gallery]:
-    from clapkit.api import load
-    from clapkit.cli.scoring import Gallery
+    from clapkit.cli.scoring import Gallery, load_both_sides
 
-    clap = load(run, device, precision, trust=trust or ())
+    clap = load_both_sides(run, device, precision, trust)
     gallery = Gallery.of(clap, clips)
     show_skipped(gallery.skipped)
     return clap, gallery

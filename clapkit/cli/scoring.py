@@ -24,6 +24,15 @@ if TYPE_CHECKING:
 _RECORDING_COLUMNS = ("recording", "recording_id", "freesound_id")
 
 
+def load_both_sides(name: str, device: str, precision: str, trust: Sequence[str] | None) -> Clap:
+    """The model, if it has a language side: one without is refused (TextTowerError) before anything is heard."""
+    from clapkit.api import load
+
+    clap = load(name, device, precision, trust=trust or ())
+    clap.embed_text([DEFAULT])
+    return clap
+
+
 @dataclass(frozen=True)
 class Gallery:
     """Clips that could be embedded, their vectors [N, D], and what could not."""
@@ -63,6 +72,8 @@ class Classes:
             lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"the labels file {path} cannot be read as UTF-8 text: {error}") from error
+        if not lines:
+            raise DataError(f"the labels file {path} is empty: expected one class a line")
         pairs = [line.partition("\t") for line in lines]
         names = tuple(clean_label(name) for name, _, _ in pairs)
         return cls(names, tuple(clean_label(words) or name for name, (_, _, words) in zip(names, pairs, strict=True)))

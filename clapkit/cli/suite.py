@@ -42,6 +42,9 @@ _Out = Annotated[Path | None, typer.Option("--out", help="Folder for scores and 
 _Baselines = Annotated[bool, typer.Option("--baselines", help="Score both baselines too, in OUT/baselines.")]
 _Seed = Annotated[int, typer.Option("--seed", min=0, help="Of the resampling and of the controls.")]
 _Samples = Annotated[int, typer.Option("--samples", min=1, help="Resampled data sets for each interval.")]
+_Probes = Annotated[
+    bool, typer.Option("--probes", help="Also train classifiers on the sounds of tasks with folds (extra: eval).")
+]
 _Report = Annotated[bool, typer.Option("--report/--no-report", help="Write OUT/report.html.")]
 _Copied = Annotated[
     bool, typer.Option("--copy-sounds", help="Put short copies of sounds into the report, for a page that travels.")
@@ -68,6 +71,7 @@ def suite(
     baselines: _Baselines = False,
     seed: _Seed = 0,
     samples: _Samples = 1000,
+    probes: _Probes = False,
     report: _Report = True,
     copy_sounds: _Copied = False,
     precision: Precision = "fp32",
@@ -93,7 +97,8 @@ def suite(
         asked += [(f"{BASELINE}{name}", folder / "baselines" / name) for name in NAMES]
     for name, place in asked:
         embed_audio, embed_text, told, versions = _opened(name, precision, device, trust)
-        whole = _scored(embed_audio, embed_text, chosen, data_root, place, told, versions, samples=samples, seed=seed)
+        how: dict[str, Any] = {"samples": samples, "seed": seed, "probes": probes}
+        whole = _scored(embed_audio, embed_text, chosen, data_root, place, told, versions, **how)
         if whole["tasks"]:
             results().print(_table(whole))
             for line in _remarks(whole):
@@ -167,10 +172,10 @@ def _opened(
         # It was never trained: no sound can have been in what it was trained on.
         told = Model(name, made.space_id, pipeline, frozenset(), {"parameters": 0})
         return made.embed_audio, made.embed_text, told, versions
-    from clapkit.api import load
+    from clapkit.cli.scoring import load_both_sides
     from clapkit.provenance import read_heard
 
-    clap = load(name, device, precision, trust=trust or ())
+    clap = load_both_sides(name, device, precision, trust)
     about: dict[str, Any] = {"family": clap.family, "logit_scale": round(clap.program.scale, 6)}
     try:
         about["parameters"] = sum(weights.numel() for weights in clap.model.parameters())
@@ -199,6 +204,7 @@ def _scored(
     *,
     samples: int,
     seed: int,
+    probes: bool,
 ) -> dict[str, Any]:
     from clapkit.evaluation.suite.run import run_suite
 
@@ -212,6 +218,7 @@ def _scored(
             model=model,
             samples=samples,
             seed=seed,
+            probes=probes,
             versions=versions,
             progress=progress,
         )

@@ -237,7 +237,8 @@ def confusion_matrix(scores_NC: np.ndarray, truth_N: np.ndarray) -> np.ndarray:
 
 def mean_of(values_N: np.ndarray) -> Statistic:
     """The mean of values: accuracy from hits, R@k from hits, mAP from average precisions."""
-    return lambda counts_SN: _ratio(counts_SN @ values_N, counts_SN.sum(axis=1))
+    # No matrix product, here and below: its last digits depend on the processor.
+    return lambda counts_SN: _ratio((counts_SN * values_N).sum(axis=1), counts_SN.sum(axis=1))
 
 
 def class_mean_of(values_N: np.ndarray, classes_N: np.ndarray) -> Statistic:
@@ -245,11 +246,14 @@ def class_mean_of(values_N: np.ndarray, classes_N: np.ndarray) -> Statistic:
 
     A class that a resampled set lacks is left out there.
     """
-    _, place_N = np.unique(classes_N, return_inverse=True)
-    member_NC = np.eye(place_N.max(initial=-1) + 1)[place_N]
+    order_N = np.argsort(classes_N, kind="stable")
+    _, starts_C = np.unique(np.asarray(classes_N)[order_N], return_index=True)
+    sorted_N = np.asarray(values_N, np.float64)[order_N]
 
     def statistic(counts_SN: np.ndarray) -> np.ndarray:
-        return _mean_of_known(_ratio(counts_SN @ (member_NC * values_N[:, None]), counts_SN @ member_NC))
+        ordered_SN = counts_SN[:, order_N]
+        sums_SC = np.add.reduceat(ordered_SN * sorted_N, starts_C, axis=1)
+        return _mean_of_known(_ratio(sums_SC, np.add.reduceat(ordered_SN, starts_C, axis=1)))
 
     return statistic
 

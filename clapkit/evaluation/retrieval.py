@@ -59,10 +59,7 @@ def retrieval(
     scores are made in blocks. Raises DataError for shapes, owners and vectors that cannot be used,
     SpecError for an unknown `duplicates` or missing `texts`.
     """
-    audio_ND, text_MD = unit_rows(audio_ND, what="audio_ND"), unit_rows(text_MD, what="text_MD")
-    owner_M = _owners(text_owner_M, clips=len(audio_ND), captions=len(text_MD))
-    if audio_ND.shape[1] != text_MD.shape[1]:
-        raise DataError(f"audio_ND has {audio_ND.shape[1]} columns and text_MD has {text_MD.shape[1]}")
+    audio_ND, text_MD, owner_M = _checked(audio_ND, text_MD, text_owner_M)
     if groups is not None and len(groups) != len(audio_ND):
         raise DataError(f"{len(groups)} groups for {len(audio_ND)} clips: expected one group a clip")
     clip_P, caption_P = _pairs(owner_M, len(audio_ND), texts, duplicates)
@@ -88,6 +85,22 @@ def retrieval(
         map_divisor="min(cutoff, relevant items)",
     )
     return Result("retrieval", len(audio_ND), said, metrics)
+
+
+def relevant_ranks(
+    audio_ND: np.ndarray,
+    text_MD: np.ndarray,
+    text_owner_M: Sequence[int] | np.ndarray,
+    *,
+    texts: Sequence[str] | None = None,
+    duplicates: Literal["strict", "relevant"] = "strict",
+) -> tuple[RelevantRanks, RelevantRanks]:
+    """Where the right clips of each caption stand among all clips, and the right captions of each clip among all
+    captions: what `retrieval`, whose arguments these are, makes its metrics of.
+    """
+    audio_ND, text_MD, owner_M = _checked(audio_ND, text_MD, text_owner_M)
+    to_captions, to_clips = _ranks(audio_ND, text_MD, *_pairs(owner_M, len(audio_ND), texts, duplicates))
+    return to_clips, _some(to_captions, np.flatnonzero(to_captions.total_Q))
 
 
 def label_search(
@@ -140,6 +153,17 @@ def label_search(
         classes_with_clips=int(relevant_NC.any(axis=0).sum()),
     )
     return Result("label-search", len(scores_NC), said, metrics, per_class, None, tuple(class_names))
+
+
+def _checked(
+    audio_ND: np.ndarray, text_MD: np.ndarray, text_owner_M: Sequence[int] | np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of length 1, and the owners."""
+    audio_ND, text_MD = unit_rows(audio_ND, what="audio_ND"), unit_rows(text_MD, what="text_MD")
+    owner_M = _owners(text_owner_M, clips=len(audio_ND), captions=len(text_MD))
+    if audio_ND.shape[1] != text_MD.shape[1]:
+        raise DataError(f"audio_ND has {audio_ND.shape[1]} columns and text_MD has {text_MD.shape[1]}")
+    return audio_ND, text_MD, owner_M
 
 
 def _owners(text_owner_M: Sequence[int] | np.ndarray, *, clips: int, captions: int) -> np.ndarray:

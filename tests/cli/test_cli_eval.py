@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import clapkit as library
+from clapkit.cli.scoring import Gallery
 from clapkit.data.manifest import read
 from clapkit.evaluation.zero_shot import class_vectors
 
@@ -138,3 +139,16 @@ def test_what_cannot_be_scored_is_told(clapkit, run, world, words, told):
     outcome = clapkit("eval", words[0], run, "--data", world, *split, *words[1:])
     assert outcome.exit_code == 2, outcome.output
     assert told in outcome.stderr
+
+
+@pytest.mark.parametrize("classes, told", [("dog\ncat\n", "label(s) are none of the 2 classes"), ("\n", "is empty")])
+def test_a_file_of_other_classes_is_refused_before_anything_is_heard(
+    clapkit, run, world, tmp_path, monkeypatch, classes, told
+):
+    def heard(*_, **__):
+        raise AssertionError("a sound was embedded")
+
+    monkeypatch.setattr(Gallery, "of", heard)
+    (tmp_path / "classes.txt").write_text(classes, encoding="utf-8")
+    outcome = clapkit("eval", "zero-shot", run, "--data", world, "--labels-file", tmp_path / "classes.txt")
+    assert outcome.exit_code == 2 and told in " ".join(outcome.stderr.split()), outcome.output

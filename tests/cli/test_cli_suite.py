@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from clapkit.api import Clap
 from clapkit.cli.suite import _remarks
+from clapkit.errors import TextTowerError
 from clapkit.evaluation.tasks.collection import ESC50_CLASSES
 
 
@@ -163,3 +165,37 @@ def test_what_is_asked_wrongly_is_told(clapkit, tmp_path, data_root):
     assert outcome.exit_code == 2 and "no baseline 'loud'" in outcome.stderr
     outcome = clapkit(*base, "--data-root", data_root, "--tasks", "fsdd", "--out", tmp_path / "out")
     assert outcome.exit_code == 2 and "none of the 1 tasks could be scored" in outcome.stderr
+
+
+@pytest.mark.parametrize("words", [("suite", "--data-root"), ("zero-shot", "--data"), ("audit", "--data")])
+def test_a_model_without_language_is_refused_before_anything_is_heard(clapkit, run, data_root, words, monkeypatch):
+    def speechless(self, texts):
+        raise TextTowerError("this model has no text tower: it embeds sound alone")
+
+    def heard(*_, **__):
+        raise AssertionError("a sound was embedded")
+
+    monkeypatch.setattr(Clap, "embed_text", speechless)
+    monkeypatch.setattr(Clap, "embed_audio", heard)
+    verb, option = words
+    data = data_root if verb == "suite" else data_root / "ESC-50-master" / "audio"
+    outcome = clapkit("eval", verb, run, option, data)
+    assert outcome.exit_code == 2 and "no text tower" in outcome.stderr, outcome.output
+
+
+def test_lists_in_another_encoding_cost_their_task_and_no_other(clapkit, data_root, tmp_path):
+    """Once a traceback: `UnicodeDecodeError` from the table of ESC-50."""
+    root = tmp_path / "data"
+    shutil.copytree(data_root, root)
+    table = root / "ESC-50-master" / "meta" / "esc50.csv"
+    table.write_bytes(table.read_bytes() + "1-9-A-1.wav,1,h\u00e4mmern,1,True,9,A\n".encode("latin-1"))
+    music = root / "music_speech" / "music_wav"
+    music.mkdir(parents=True)
+    for number in range(3):
+        soundfile.write(music / f"{number}.wav", np.sin(np.arange(4000) * 0.1 * (1 + number)), 8000)
+    outcome = clapkit("eval", "suite", "baseline:mel-statistics", "--data-root", root, "--out", tmp_path / "out")
+    assert outcome.exit_code == 0, outcome.output
+    told = " ".join(outcome.stderr.split())
+    assert "not scored: esc50:" in told and "esc50.csv: line 14: byte 0xe4 is not UTF-8" in told
+    whole = read(tmp_path / "out")
+    assert set(whole["unopened"]) == {"esc50", "esc10"} and set(whole["tasks"]) == {"gtzan-music-speech"}

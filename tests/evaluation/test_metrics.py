@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from itertools import pairwise, permutations
 
 import numpy as np
@@ -112,6 +115,22 @@ def test_statistics_over_counts_equal_repeating(rng):
     np.testing.assert_allclose(median_of(values)(counts), [np.median(values[i]) for i in again])
     slow = [np.mean([values[i][classes[i] == c].mean() for c in set(classes[i])]) for i in again]
     np.testing.assert_allclose(class_mean_of(values, classes)(counts), slow)
+
+
+def test_means_have_the_same_digits_whatever_the_kernels_of_matrix_products():
+    """The file of a suite is the same on another processor, up to what embeds."""
+    program = (
+        "import numpy as np; from clapkit.evaluation.metrics import class_mean_of, mean_of\n"
+        "rng = np.random.default_rng(1); values, counts = rng.random((9, 195)), rng.integers(0, 3, (40, 195))\n"
+        "classes = np.arange(195) % 7\n"
+        "for v in values: print(mean_of(v)(counts).tobytes().hex(), class_mean_of(v, classes)(counts).tobytes().hex())"
+    )
+    found = set()
+    for kernel in ("", "Prescott"):  # one that every x86-64 has; other libraries and processors know no such name
+        settings = {**os.environ, "OPENBLAS_CORETYPE": kernel}
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=settings, check=True)
+        found.add(done.stdout)
+    assert len(found) == 1
 
 
 def test_mean_over_classes_leaves_out_classes_without_items(rng):

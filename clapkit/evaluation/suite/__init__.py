@@ -17,7 +17,9 @@ An entry:
     seen_in_training            true, false or "unknown"; `seen_clips` is how many (null where unknown)
     results                     name -> `report.Result.to_json()`: zero-shot, zero-shot-ensemble, label-search and
                                 nearest-sound for classes; zero-shot, zero-shot-ensemble and label-search for tags;
-                                retrieval and retrieval-same-words for captions
+                                retrieval and retrieval-same-words for captions; where it was asked for, linear-probe,
+                                neighbours-probe and few-shot-probe for tasks with folds
+    probes_left_out             where probes were asked for: name -> why it could not be made
     controls                    other-sound (the vectors of other clips: text is all there is) and shuffled (the answers
                                 of other clips): n, metrics, at_chance
     folds                       fold -> n and metrics, for tasks with folds

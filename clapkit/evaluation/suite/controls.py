@@ -49,7 +49,7 @@ def answered_by_accident(scores_NC: np.ndarray, truth_N: np.ndarray, *, k: int) 
     """
     clips_C = np.bincount(truth_N, minlength=scores_NC.shape[1])
     said = [top_k_hits(scores_NC, np.full(len(truth_N), c), k=k).mean() if n else 0.0 for c, n in enumerate(clips_C)]
-    return float(np.dot(said, clips_C) / len(truth_N))
+    return float((np.array(said) * clips_C).sum() / len(truth_N))
 
 
 def control_json(result: Result, *, chance: Mapping[str, float] | None = None) -> dict[str, Any]:

@@ -5,14 +5,15 @@ and for each result `<result>.ranks` [N, C] (place of the clip among all clips i
 equal scores with equal places) and, with one label a clip, `<result>.hits` and `<result>.top5` [N], and
 `nearest-sound.hits` [N] (not a number for a clip that is compared with none). With captions: for
 each direction `<direction>.above`, `.tied`, `.relevant` (as in `metrics.BestRanks`), `.precision10`, `.precision16`
-(average precision within as many places) and `.groups`, a row a query. From these all metrics follow, however the
-clips are resampled.
+(average precision within as many places) and `.groups`, a row a query; with "same-words." in front where captions in
+the same words are right too. From these all metrics follow, however the clips are resampled.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -20,20 +21,20 @@ from clapkit.evaluation.metrics import (
     BestRanks,
     Ranking,
     Statistic,
-    average_precision,
     class_mean_of,
     class_ranking_of,
     mean_of,
     median_of,
     top_k_hits,
 )
-from clapkit.evaluation.zero_shot import cosines
+from clapkit.evaluation.retrieval import relevant_ranks
 
 DIRECTIONS = ("text_to_audio", "audio_to_text")
 ZERO_SHOT, ENSEMBLE, LABEL_SEARCH, RETRIEVAL = "zero-shot", "zero-shot-ensemble", "label-search", "retrieval"
-NEAREST_SOUND = "nearest-sound"
+NEAREST_SOUND, SAME_WORDS = "nearest-sound", "retrieval-same-words"
+# Result -> what its arrays begin with.
+_RETRIEVALS = {RETRIEVAL: "", SAME_WORDS: "same-words."}
 CUTOFFS = (10, 16)
-_SCORES_AT_ONCE = 16_000_000
 
 
 @dataclass(frozen=True)
@@ -66,21 +67,26 @@ def class_outcomes(name: str, scores_NC: np.ndarray, relevant_NC: np.ndarray, *,
 
 
 def retrieval_outcomes(
-    audio_ND: np.ndarray, text_MD: np.ndarray, owner_M: np.ndarray, groups_N: np.ndarray
+    audio_ND: np.ndarray,
+    text_MD: np.ndarray,
+    owner_M: np.ndarray,
+    groups_N: np.ndarray,
+    *,
+    texts: Sequence[str] | None = None,
 ) -> dict[str, np.ndarray]:
-    """What is kept of retrieval both ways, where a caption belongs to its own clip only."""
-    captions_of = [np.flatnonzero(owner_M == n) for n in range(len(audio_ND))]
-    asked = np.flatnonzero([len(captions) > 0 for captions in captions_of])
-    ways = {
-        "text_to_audio": (text_MD, audio_ND, [np.array([owner]) for owner in owner_M], groups_N[owner_M]),
-        "audio_to_text": (audio_ND[asked], text_MD, [captions_of[n] for n in asked], groups_N[asked]),
-    }
+    """What is kept of retrieval both ways. A caption belongs to its own clip only, or with `texts`, those of the
+    captions, to each clip that has a caption in the same words.
+    """
+    before = _RETRIEVALS[RETRIEVAL if texts is None else SAME_WORDS]
+    duplicates: Literal["strict", "relevant"] = "strict" if texts is None else "relevant"
+    found = relevant_ranks(audio_ND, text_MD, owner_M, texts=texts, duplicates=duplicates)
+    groups = groups_N[owner_M], groups_N[np.unique(owner_M)]
     kept = {}
-    for name, (queries_QD, gallery_ND, relevant, groups_Q) in ways.items():
-        ranks, precisions = _ranked(queries_QD, gallery_ND, relevant)
+    for direction, ranks, groups_Q in zip(DIRECTIONS, found, groups, strict=True):
+        name = before + direction
         for part in ("above", "tied", "relevant"):
-            kept[f"{name}.{part}"] = getattr(ranks, f"{part}_Q").astype(np.int32)
-        kept |= {f"{name}.precision{cutoff}": values_Q for cutoff, values_Q in precisions.items()}
+            kept[f"{name}.{part}"] = getattr(ranks.best, f"{part}_Q").astype(np.int32)
+        kept |= {f"{name}.precision{cutoff}": ranks.average_precision(cutoff=cutoff) for cutoff in CUTOFFS}
         kept[f"{name}.groups"] = groups_Q.astype(np.int32)
     return kept
 
@@ -88,9 +94,10 @@ def retrieval_outcomes(
 def measures_of(kept: Mapping[str, np.ndarray]) -> dict[tuple[str, str], Measure]:
     """(result, metric) -> how it is computed from what is kept."""
     found: dict[tuple[str, str], Measure] = {}
-    for direction in DIRECTIONS:
-        if f"{direction}.above" in kept:
-            found |= _retrieval_measures(kept, direction)
+    for result, before in _RETRIEVALS.items():
+        for direction in DIRECTIONS:
+            if f"{before}{direction}.above" in kept:
+                found |= _retrieval_measures(kept, result, direction)
     for name in (ZERO_SHOT, ENSEMBLE):
         if f"{name}.ranks" in kept:
             found |= _class_measures(kept, name)
@@ -127,13 +134,14 @@ def _class_measures(kept: Mapping[str, np.ndarray], name: str) -> dict[tuple[str
     return found
 
 
-def _retrieval_measures(kept: Mapping[str, np.ndarray], direction: str) -> dict[tuple[str, str], Measure]:
-    ranks = BestRanks(*(kept[f"{direction}.{part}"].astype(np.int64) for part in ("above", "tied", "relevant")))
-    groups_Q = kept[f"{direction}.groups"]
+def _retrieval_measures(kept: Mapping[str, np.ndarray], result: str, direction: str) -> dict[tuple[str, str], Measure]:
+    name = _RETRIEVALS[result] + direction
+    ranks = BestRanks(*(kept[f"{name}.{part}"].astype(np.int64) for part in ("above", "tied", "relevant")))
+    groups_Q = kept[f"{name}.groups"]
     values = {f"r@{k}_{direction}": ranks.hits(k) for k in (1, 5, 10)}
-    values |= {f"map@{k}_{direction}": kept[f"{direction}.precision{k}"] for k in CUTOFFS}
-    found = {(RETRIEVAL, name): Measure(mean_of(values_Q), groups_Q, values_Q) for name, values_Q in values.items()}
-    found[RETRIEVAL, f"median_rank_{direction}"] = Measure(median_of(ranks.expected()), groups_Q)
+    values |= {f"map@{k}_{direction}": kept[f"{name}.precision{k}"] for k in CUTOFFS}
+    found = {(result, metric): Measure(mean_of(values_Q), groups_Q, values_Q) for metric, values_Q in values.items()}
+    found[result, f"median_rank_{direction}"] = Measure(median_of(ranks.expected()), groups_Q)
     return found
 
 
@@ -141,20 +149,3 @@ def _dense_ranks(scores_NC: np.ndarray) -> np.ndarray:
     """How many different better scores each column has above each of its values."""
     ranks_NC = np.stack([np.unique(-column, return_inverse=True)[1] for column in scores_NC.T], axis=1)
     return ranks_NC.astype(np.uint16 if len(scores_NC) <= np.iinfo(np.uint16).max else np.uint32)
-
-
-def _ranked(
-    queries_QD: np.ndarray, gallery_ND: np.ndarray, relevant: Sequence[np.ndarray]
-) -> tuple[BestRanks, dict[int, np.ndarray]]:
-    """Where the best right answer of each query stands, and cutoff -> average precisions [Q]."""
-    block = max(1, _SCORES_AT_ONCE // len(gallery_ND))
-    parts, precisions = [], []
-    for start in range(0, len(queries_QD), block):
-        scores_BN = cosines(queries_QD[start : start + block], gallery_ND, rows="queries", columns="gallery")
-        wanted = relevant[start : start + block]
-        parts.append(BestRanks.of(scores_BN, wanted))
-        for scores_N, columns in zip(scores_BN, wanted, strict=True):
-            relevant_N = np.zeros(len(scores_N), bool)
-            relevant_N[columns] = True
-            precisions.append([average_precision(scores_N, relevant_N, cutoff=cutoff) for cutoff in CUTOFFS])
-    return BestRanks.joined(parts), dict(zip(CUTOFFS, np.array(precisions).T, strict=True))

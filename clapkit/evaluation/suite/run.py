@@ -17,7 +17,7 @@ import numpy as np
 
 from clapkit.data.clip import Clip
 from clapkit.errors import AudioError, DataError
-from clapkit.evaluation.report import PROTOCOL_VERSION, TIES
+from clapkit.evaluation.report import PROTOCOL_VERSION, TIES, Result
 from clapkit.evaluation.suite import scoring
 from clapkit.evaluation.suite.book import Book, write_arrays
 from clapkit.evaluation.suite.vectors import (
@@ -33,7 +33,7 @@ from clapkit.evaluation.task import Opened, Task, digest_of
 from clapkit.nearest import unit_rows
 from clapkit.provenance import file_digest
 
-SUITE_VERSION = "clapkit-suite-1"
+SUITE_VERSION = "clapkit-suite-2"
 TEXTS = "texts"
 _NAMED = 5
 
@@ -66,6 +66,7 @@ def run_suite(
     model: Model,
     samples: int = 1000,
     seed: int = 0,
+    probes: bool = False,
     versions: Mapping[str, str] | None = None,
     progress: Progress | None = None,
     on_task: OnTask | None = None,
@@ -74,6 +75,7 @@ def run_suite(
 
     embed_audio  list of sources (path, bytes, (samples, rate)) -> vectors [n, D]; AudioErrors for those it cannot use
     embed_text   list of sentences -> vectors [n, D]
+    probes       also train classifiers on the sounds of tasks with folds (`suite.probes`)
     versions     of the packages that took part, for the "run" block
     on_task      is called after each task: (name, entry, None), or (name, None, why it could not be scored)
 
@@ -106,7 +108,8 @@ def run_suite(
     for task in tasks:
         entry, why = None, None
         try:
-            entry = _entry(task, root, book, model, embed_audio, texts, samples=samples, seed=seed, progress=progress)
+            how: dict[str, Any] = {"samples": samples, "seed": seed, "probes": probes, "progress": progress}
+            entry = _entry(task, root, book, model, embed_audio, texts, **how)
         except _Unscored as error:
             why = str(error)
             book.leave(task.name, why)
@@ -130,6 +133,7 @@ def _entry(
     *,
     samples: int,
     seed: int,
+    probes: bool,
     progress: Progress | None,
 ) -> Mapping[str, Any]:
     try:
@@ -138,7 +142,8 @@ def _entry(
         raise _Unscored(str(error)) from error
     fingerprint = _fingerprint(opened, model)
     done = book.done(task.name, fingerprint)
-    if done is not None:
+    probes = probes and task.kind == "classes" and task.folds
+    if done is not None and (not probes or "probes_left_out" in done):
         return done
     # By folder, not by task: ESC-10 is heard with ESC-50.
     store = store_of(book.out, model.pipeline_id, f"sounds-{opened.folder.resolve().name}")
@@ -153,15 +158,18 @@ def _entry(
     if progress is not None:
         progress(f"{task.name}: scores", 0, 1)
     scored = scoring.score(heard, texts, samples=samples, seed=seed)
+    trained, left_out = _probed(heard, samples=samples, seed=seed) if probes else ({}, {})
     outcomes = write_arrays(book.out / "outcomes" / f"{task.name}.npz", scored.kept)
     names = np.array([_relative(clip, root) for clip in clips], str)
     text_MD = unit_rows(scored.arrays["text_MD"], what="texts").astype(np.float16)
     pictures = {**scored.arrays, "audio_ND": heard.audio_ND.astype(np.float16), "text_MD": text_MD, "names": names}
     write_arrays(book.out / "arrays" / f"{task.name}.npz", pictures)
+    results = {**scored.results, **trained}
     entry = {
         **_about(opened, heard, lost),
         **_seen(clips, model.trained_on),
-        "results": {n: r.with_(pipeline_id=model.pipeline_id).to_json() for n, r in scored.results.items()},
+        "results": {n: r.with_(pipeline_id=model.pipeline_id).to_json() for n, r in results.items()},
+        **({"probes_left_out": left_out} if probes else {}),
         "controls": scored.controls,
         **({"folds": scored.folds} if scored.folds else {}),
         "outcomes": {"file": f"outcomes/{task.name}.npz", "sha256": outcomes},
@@ -169,6 +177,12 @@ def _entry(
     # Scored again next time where sounds are missing: they may be there then.
     book.add(task.name, entry, fingerprint if not lost else None)
     return entry
+
+
+def _probed(heard: scoring.Heard, *, samples: int, seed: int) -> tuple[dict[str, Result], dict[str, str]]:
+    from clapkit.evaluation.suite.probes import probes
+
+    return probes(heard, samples=samples, seed=seed)
 
 
 def _about(opened: Opened, heard: scoring.Heard, lost: Mapping[str, str]) -> dict[str, Any]:

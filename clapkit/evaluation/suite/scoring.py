@@ -22,7 +22,6 @@ from clapkit.evaluation.task import Task
 from clapkit.evaluation.zero_shot import class_vectors, cosines, label_matrix, zero_shot
 from clapkit.text.prompts import DEFAULT, EVALUATION, ensemble
 
-SAME_WORDS = "retrieval-same-words"
 # Resampling a ranking costs clips x classes x samples. Beyond this product there are fewer samples, never below 100.
 _RANKED_AT_MOST, _LEAST_SAMPLES = 1_000_000_000, 100
 _SCORES_AT_ONCE = 16_000_000
@@ -212,7 +211,7 @@ def _score_captions(heard: Heard, embed_text: Any, *, samples: int, seed: int) -
     for n, text in pairs:
         owners_of.setdefault(text, set()).add(n)
     if any(len(owners) > 1 for owners in owners_of.values()):
-        results[SAME_WORDS] = retrieval(audio_ND, text_MD, owner_M, texts=texts, duplicates="relevant", **how)
+        results[outcomes.SAME_WORDS] = retrieval(audio_ND, text_MD, owner_M, texts=texts, duplicates="relevant", **how)
     other_N = controls.other_sounds(heard.groups, seed=seed)
     moved_MD = text_MD[controls.shuffled(len(texts), seed=seed)]
     asked = {controls.OTHER_SOUND: (audio_ND[other_N], text_MD), controls.SHUFFLED: (audio_ND, moved_MD)}
@@ -220,6 +219,9 @@ def _score_captions(heard: Heard, embed_text: Any, *, samples: int, seed: int) -
         name: controls.control_json(retrieval(sounds_ND, texts_MD, owner_M, **how))
         for name, (sounds_ND, texts_MD) in asked.items()
     }
-    kept = outcomes.retrieval_outcomes(audio_ND, text_MD, owner_M, outcomes.numbered(heard.groups))
+    numbers_N = outcomes.numbered(heard.groups)
+    kept = outcomes.retrieval_outcomes(audio_ND, text_MD, owner_M, numbers_N)
+    if outcomes.SAME_WORDS in results:
+        kept |= outcomes.retrieval_outcomes(audio_ND, text_MD, owner_M, numbers_N, texts=texts)
     arrays = {"text_MD": text_MD, "texts": np.array(texts, str), "owners": owner_M.astype(np.int32)}
     return Scored(results, checked, kept, arrays)

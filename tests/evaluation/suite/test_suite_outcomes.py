@@ -55,14 +55,19 @@ def test_retrieval_metrics_from_what_is_kept(rng, ties):
     owner = np.sort(rng.integers(0, 50, 120))  # several captions for most clips, and ten clips without
     text = audio[owner] + 2.0 * rng.standard_normal((120, 8))
     groups = np.arange(60) // 3
+    words = [f"caption {n}" for n in rng.integers(0, 40, 120)]  # most stand several times, some twice with one clip
     kept = outcomes.retrieval_outcomes(audio, text, owner, groups)
-    told = retrieval(audio, text, owner, groups=groups.tolist(), samples=40).metrics
+    kept |= outcomes.retrieval_outcomes(audio, text, owner, groups, texts=words)
+    how = {"groups": groups.tolist(), "samples": 40}
+    told = {("retrieval", name): score for name, score in retrieval(audio, text, owner, **how).metrics.items()}
+    same = retrieval(audio, text, owner, texts=words, duplicates="relevant", **how).metrics
+    told |= {("retrieval-same-words", name): score for name, score in same.items()}
     measures = outcomes.measures_of(kept)
-    assert {metric for _, metric in measures} == set(told)
-    for (_, metric), measure in measures.items():
+    assert set(measures) == set(told)
+    for name, measure in measures.items():
         found = interval(measure)
-        expected = (told[metric].value, told[metric].low, told[metric].high)
-        assert (found.value, found.low, found.high) == pytest.approx(expected, abs=1e-6), metric
+        expected = (told[name].value, told[name].low, told[name].high)
+        assert (found.value, found.low, found.high) == pytest.approx(expected, abs=1e-6), name
 
 
 def test_other_sounds_are_of_other_recordings_and_each_is_used_once(rng):

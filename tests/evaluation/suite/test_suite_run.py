@@ -17,11 +17,14 @@ import pytest
 from suite_toys import MODEL, Knowing, animals_task
 
 from clapkit.errors import AudioError, DataError
+from clapkit.evaluation.classifiers.neighbours import Neighbours
+from clapkit.evaluation.probe import probe
 from clapkit.evaluation.retrieval import retrieval
 from clapkit.evaluation.suite import run as suite_run
 from clapkit.evaluation.suite.book import headline_of
 from clapkit.evaluation.suite.run import run_suite
 from clapkit.evaluation.zero_shot import class_vectors, zero_shot
+from clapkit.nearest import unit_rows
 from clapkit.provenance import file_digest
 
 
@@ -137,6 +140,43 @@ def test_a_changed_file_a_changed_task_and_other_settings_are_scored_again(root,
     other = run(root, tmp_path / "out", tasks[:1], seed=5)
     assert other["protocol"]["seed"] == 5
     assert other["tasks"]["animals"]["controls"] != before["tasks"]["animals"]["controls"]
+
+
+def test_probes_are_added_where_they_are_asked_for_and_stay(root, tasks, tmp_path):
+    pytest.importorskip("sklearn")
+    knowing = Knowing(noise=1.0)
+
+    def animals(**more):
+        whole = run(root, tmp_path / "out", tasks[:2], knowing, **more)
+        assert "probes_left_out" not in whole["tasks"]["animal-captions"]
+        return json.loads(json.dumps(whole["tasks"]["animals"]))
+
+    plain = animals()
+    probed = animals(probes=True)
+    asked, calls = probed.pop("probes_left_out"), knowing.calls
+    added = {name: probed["results"].pop(name) for name in ("linear-probe", "neighbours-probe", "few-shot-probe")}
+    assert probed == plain and asked == {}
+    assert animals() == {**plain, "results": {**plain["results"], **added}, "probes_left_out": {}}
+    assert knowing.calls == calls
+    vectors = np.load(tmp_path / "out" / "arrays" / "animals.npz")
+    audio = unit_rows(vectors["audio_ND"].astype(np.float32), what="audio")
+    folds = [f"fold{int(name[-6:-4]) // 2 % 2 + 1}" for name in vectors["names"]]
+    slow = probe(audio, vectors["labels"].tolist(), folds, classifier=Neighbours(), samples=50)
+    found = added["neighbours-probe"]["metrics"]
+    assert found["accuracy"]["value"] == pytest.approx(slow.metrics["accuracy"].value, abs=0.03)
+    assert found["accuracy"]["value"] > 0.5 > found["shuffled_labels"]["value"]
+    assert added["few-shot-probe"]["protocol"]["shots"] == 5
+    assert added["linear-probe"]["pipeline_id"] == MODEL.pipeline_id
+
+
+def test_a_probe_that_cannot_be_made_says_why(root, tasks, tmp_path):
+    pytest.importorskip("sklearn")
+    for path in (root / "animals").glob("cat-0[2-9].bin"):
+        path.unlink()  # two cats are left, both of one fold
+    whole = run(root, tmp_path / "out", tasks[:1], probes=True)
+    entry = whole["tasks"]["animals"]
+    assert set(entry["probes_left_out"]) == {"few-shot-probe"} and "linear-probe" in entry["results"]
+    assert "'cat': 2" in entry["probes_left_out"]["few-shot-probe"]
 
 
 def test_tasks_of_earlier_runs_stay(root, tasks, tmp_path):
