@@ -87,7 +87,7 @@ def _hit(arrays: Arrays, row: int, clip: int, sounds: Sounds, *, place: int, rig
     what = _what(arrays, clip) or _stem(name) or f"clip {clip}"
     mark = '<span class="right">✓ right</span>' if right else "<span>✗</span>"
     if not right and _same_words(arrays, row, clip):
-        mark = "<span>✗ another with the same words</span>"
+        mark = "<span>✗ same words</span>"
     player = ""
     if name:
         player = sounds.player(name, about=f"place {place} for {shortened(arrays.texts[row], 60)}")

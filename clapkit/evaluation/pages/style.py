@@ -137,7 +137,7 @@ padding:0;margin:.6rem 0;list-style:none}
 .queries>li{border:1px solid var(--edge);border-radius:10px;padding:.7rem .9rem;background:var(--card);min-width:0}
 .queries h4{margin:0;overflow-wrap:anywhere}.queries ol{padding:0;margin:.4rem 0 0;list-style:none}
 .queries ol li{border-top:1px solid var(--edge);padding:.35rem 0;font-size:.86rem}
-.hit{display:flex;gap:.6rem;align-items:baseline}.hit .what{flex:1;min-width:0;overflow-wrap:anywhere}
+.hit{display:flex;gap:.6rem;align-items:baseline}.hit .what{flex:1;min-width:5rem;overflow-wrap:anywhere}
 .hit .cosine{font-variant-numeric:tabular-nums;color:var(--soft)}.hit .right{color:var(--good);font-weight:600}
 audio{width:100%;height:34px;display:block;margin-top:.25rem}
 details{margin:.8rem 0}summary{cursor:pointer;color:var(--sound);font-size:.92rem;margin-bottom:.4rem}
