@@ -29,9 +29,6 @@ from clapkit.objectives.contrast import InfoNCE
 Fields = Mapping[str, torch.Tensor]
 ROWS = {f.name: f.metadata["rows"] for f in fields(Embeddings)}  # what the first axis of a field counts
 AXES = {name: found[1] if (found := re.search("_([A-Z]+)$", name)) else "" for name in ROWS}
-# Micro-batches of the second pass between two trims: what malloc keeps for later grows from one to the next. Each trim
-# costs a fifth of a micro-batch, because its pages have to come back.
-TRIMMED_EVERY = 4
 
 
 def cached_gradients(
@@ -148,8 +145,6 @@ def _carry_on(
         _go_on(make, gradients, at, size)
         if not number:
             _set_apart(learnt)
-        if not number % TRIMMED_EVERY:
-            _hand_back_memory()
 
 
 def _go_on(
@@ -157,7 +152,9 @@ def _go_on(
 ) -> None:
     """Encode a part, and go on from its rows of the gradients; nothing of it is alive when the next is made."""
     tensors, theirs = [], []
-    for name, value in make().items():
+    made = make()
+    _hand_back_memory()  # what forward passes have freed would stay beside what the backward pass takes, which is more
+    for name, value in made.items():
         if name == "text_UD" and not value.requires_grad:
             gradients.pop(name, None)  # the language side does not learn, here and in all other parts
         if name not in gradients:
@@ -168,6 +165,7 @@ def _go_on(
         if value.requires_grad and (is_split or not first):
             tensors.append(value)
             theirs.append(gradients[name][first : at[name]] if is_split else gradients[name])
+    del made
     if tensors:
         torch.autograd.backward(tensors, theirs)
 
