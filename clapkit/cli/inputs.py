@@ -6,10 +6,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clapkit.data.folders import SOUND_SUFFIXES, walk_sounds
-from clapkit.errors import DataError, SpecError
+from clapkit.errors import DataError, SearchIndexError, SpecError
+
+if TYPE_CHECKING:
+    from clapkit.library import Index
 
 
 @dataclass(frozen=True)
@@ -108,3 +111,21 @@ def model_options(
     sounds = None if calibration is None else list(find_sounds(calibration).files)
     given = {"device": device, "precision": precision, "provider": provider, "compile": compile}
     return {**given, "trust": tuple(trust or ()), "calibration": sounds}
+
+
+def open_store(folder: str, model: str | None = None, *, needs_model: bool = True, **how: Any) -> Index:
+    """The library of a command that works on windows: its `store` is there, and its model where it is needed.
+
+    SearchIndexError for an index of the older kind, for a place without a library, and where the model is gone.
+    """
+    from clapkit.library import RENEW, Index, is_exact
+    from clapkit.search.store import Store
+
+    if is_exact(folder):
+        raise SearchIndexError(f"{folder} is an index of the older kind, which knows no windows and no tags: {RENEW}")
+    if not needs_model:
+        return Index(Store.open(folder), None)
+    index = Index.open(folder, model, **how)
+    if index.model is None:
+        raise SearchIndexError(f"the model that made {folder} is not where it was: name it with --model RUN")
+    return index

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from clapkit.errors import SearchIndexError, nearest_name
+from clapkit.search.curating.tagging import TAGGED, with_tagged
 from clapkit.search.indexing.sources import About, Listing, list_sources
 from clapkit.search.store import Store
 from clapkit.search.sync import FileVectors, Found, SyncPlan, SyncReport, Unusable, apply_sync, plan_sync
@@ -162,11 +163,13 @@ def _describe(writer: Writer, view: View, about: Mapping[str, About]) -> int:
     if not about:
         return 0
     present = view.about()
-    wanted = {
-        file: (said.tags, dict(said.metadata))
-        for file, said in about.items()
-        if file in present and present[file] != (said.tags, dict(said.metadata))
-    }
+    wanted = {}
+    for file, said in about.items():
+        if file in present:
+            tagged = present[file][1].get(TAGGED, {})  # what `clapkit tag` found stays
+            described = with_tagged(said.tags, said.metadata, tagged)
+            if described != present[file]:
+                wanted[file] = described
     names = list(wanted)
     for start in range(0, len(names), _FILES_AT_ONCE):
         writer.describe({file: wanted[file] for file in names[start : start + _FILES_AT_ONCE]})
