@@ -28,7 +28,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,12 @@ class Client:
         self._line: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self, text: str) -> str | None:
-        """What went wrong with one query, or None."""
+        """What went wrong with one query, or None. A line that the server has closed meanwhile is opened once more."""
+        kept = self._line is not None
+        problem = await self._asked(text)
+        return await self._asked(text) if kept and problem == "IncompleteReadError" else problem
+
+    async def _asked(self, text: str) -> str | None:
         try:
             reader, writer = self._line or await asyncio.open_connection(self._host, self._port)
             self._line = None
@@ -121,12 +126,12 @@ async def open_loop(url: str, *, clients: int, seconds: float, words: Iterator[s
     """Each client once a second, the clients spread over it; who has no free connection opens another one."""
     took_s: list[float] = []
     errors: list[str] = []
-    free: list[Client] = []
+    free: deque[Client] = deque()
     begin = time.perf_counter() + 0.5
 
     async def one(due: float) -> None:
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
-        client = free.pop() if free else Client(url)
+        client = free.popleft() if free else Client(url)
         problem = await client.ask(next(words))
         took_s.append(time.perf_counter() - due)
         free.append(client)

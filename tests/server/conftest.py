@@ -118,6 +118,12 @@ def windows(served, tmp_path_factory) -> Windows:
     return make_windows(served, tmp_path_factory.mktemp("windows") / "library")
 
 
+@pytest.fixture
+def library(served, tmp_path) -> Windows:
+    """A store that may be changed."""
+    return make_windows(served, tmp_path / "library")
+
+
 @pytest.fixture(scope="session")
 def store_url(serve, windows):
     """A server of `windows` with the limits that it has of itself."""

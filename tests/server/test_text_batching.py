@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from clapkit.errors import TextTowerError
-from clapkit.server.batching import TextBatcher
+from clapkit.server.batching import SearchBatcher, TextBatcher
 from clapkit.server.refusals import Refusal
 
 
@@ -127,3 +127,45 @@ def test_closing_ends_those_who_wait():
         assert all(isinstance(e, asyncio.CancelledError) for e in await asyncio.gather(*tasks, return_exceptions=True))
 
     asyncio.run(run())
+
+
+def searched_together(directions, *, ks=None, search=None, **settings):
+    """The answers (or exceptions) of searches that come at the same time, and the sizes of the calls."""
+    sizes = []
+
+    async def plain(queries_QD, k):
+        sizes.append((len(queries_QD), k))
+        await asyncio.sleep(0.01)
+        return [(float(query_D.sum()), k) for query_D in queries_QD]
+
+    async def run():
+        batcher = SearchBatcher(search or plain, **settings)
+        asked = (batcher.find(d, k) for d, k in zip(directions, ks or [10] * len(directions), strict=True))
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        again = await asyncio.gather(batcher.find(directions[0], 10), return_exceptions=True)  # it starts once more
+        return answers, again[0]
+
+    answers, again = asyncio.run(run())
+    return answers, sizes, again
+
+
+def test_searches_at_the_same_time_share_calls_and_have_their_own_answers():
+    directions = [np.full(3, n, np.float32) for n in range(40)]
+    answers, sizes, again = searched_together(directions, at_once=16)
+    assert answers == [(3.0 * n, 10) for n in range(40)] and again == (0.0, 10)
+    assert sizes == [(16, 10), (16, 10), (8, 10), (1, 10)]
+
+
+def test_searches_for_different_numbers_of_results_are_kept_apart():
+    directions = [np.full(3, n, np.float32) for n in range(6)]
+    answers, sizes, _ = searched_together(directions, ks=[10, 10, 5, 5, 5, 500])
+    assert answers == [(3.0 * n, k) for n, k in enumerate([10, 10, 5, 5, 5, 500])]
+    assert sizes[:3] == [(2, 10), (3, 5), (1, 500)]
+
+
+def test_a_search_that_fails_is_told_to_all_that_waited_for_it():
+    async def broken(queries_QD, k):
+        raise RuntimeError("the disk is gone")
+
+    answers, _, again = searched_together([np.ones(3)] * 4, search=broken)
+    assert [str(answer) for answer in [*answers, again]] == ["the disk is gone"] * 5
