@@ -29,7 +29,7 @@ def load_both_sides(name: str, device: str, precision: str, trust: Sequence[str]
     from clapkit.api import load
 
     clap = load(name, device, precision, trust=trust or ())
-    clap.embed_text([DEFAULT])
+    clap.embed_text([])
     return clap
 
 
