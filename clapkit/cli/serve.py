@@ -86,6 +86,7 @@ def serve(
         say(f"warning: {host} can be reached from other machines, and no --api-key is set: whoever reaches it may ask")
     server = server_of(app, limits=limits, host=host, port=port)
     listening = server.config.bind_socket()
+    listening.listen(server.config.backlog)  # who reads the address below may ask at once
     say(f"{len(rows)} sounds at http://{host}:{listening.getsockname()[1]} (stop with Ctrl+C)")
     server.run(sockets=[listening])
 
