@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from clapkit.errors import SearchIndexError
+from clapkit.search.curating.tagging import Tagged, write_tags
 from clapkit.search.indexing.sources import list_sources, source_of
 from clapkit.search.indexing.update import FAILURES, Tried, forget_source, remember_sources, update
 from clapkit.search.query import Query, find
@@ -111,6 +112,17 @@ def test_what_a_manifest_says_travels_and_is_renewed_without_embedding(sounds, s
     assert labels() == set()
     check(files_of(sounds))
     assert not run(store, [sounds, table], embedder).any
+
+
+def test_tags_that_were_found_by_the_model_stay_beside_those_of_a_manifest(sounds, store, embedder):
+    table, file = sounds / "m.jsonl", (sounds / "s0.wav").as_posix()
+    table.write_text(json.dumps({"path": "s0.wav", "tags": ["near"], "mood": "glad"}), encoding="utf-8")
+    run(store, [sounds, table], embedder)
+    write_tags(store.writer(), store.view, [Tagged(file, (("dog", 0.9), ("near", 0.8)))])
+    assert not run(store, [sounds, table], embedder).any
+    table.write_text(json.dumps({"path": "s0.wav", "tags": ["far"], "mood": "sad"}), encoding="utf-8")
+    assert run(store, [sounds, table], embedder).described == 1
+    assert store.refresh().about()[file] == (("far", "dog"), {"mood": "sad", "tagged": {"dog": 0.9}})
 
 
 def test_what_failed_is_listed_kept_and_tried_again_only_when_it_has_changed(sounds, store, embedder):
