@@ -250,7 +250,8 @@ def _lengths(rng: random.Random, ids: Sequence[str]) -> tuple[bytes, ...]:
 
 def _endless(rng: random.Random, ids: Sequence[str]) -> tuple[bytes, ...]:
     start = f"POST /search HTTP/1.1\r\nHost: x\r\nContent-Type: {_FORM}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
-    return start + b"10000\r\n" + bytes(65536) + b"\r\n", "endless"
+    piece = form([], b"")[: -len(_BOUNDARY) - 8] + bytes(65536)  # a file begins, and does not end
+    return start + b"%x\r\n" % len(piece) + piece + b"\r\n", "endless"
 
 
 def _gone(rng: random.Random, ids: Sequence[str]) -> tuple[bytes, ...]:
