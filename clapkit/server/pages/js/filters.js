@@ -11,6 +11,12 @@ export class Filters {
   #known = null;
   #all = false;
   #timer = 0;
+  #clear = h("button", {
+    type: "button",
+    class: "link clear",
+    text: "Clear filters",
+    on: { click: () => this.#set({ tags: [], folder: "", min: "", max: "", where: [] }) },
+  });
 
   constructor(aside, state) {
     this.#aside = aside;
@@ -26,21 +32,18 @@ export class Filters {
       return;
     }
     const parts = [this.#tags(), this.#folders(), this.#lengths(), this.#conditions(), this.#ways()];
-    const clear = h("button", {
-      type: "button",
-      class: "link clear",
-      text: "Clear filters",
-      on: { click: () => this.#set({ tags: [], folder: "", min: "", max: "", where: [] }) },
-    });
-    clear.hidden = ![now.tags, now.folder, now.min, now.max, now.where].some((value) => value.length);
-    this.#aside.replaceChildren(...parts.filter(Boolean), clear);
+    this.#clear.hidden = isOpen(now);
+    this.#aside.replaceChildren(...parts.filter(Boolean), this.#clear);
   }
 
   /** The same with another state: what has the focus keeps it. */
   update() {
     if (!this.#known) return;
     const focused = document.activeElement;
-    if (this.#aside.contains(focused) && focused.matches("[type=number], [type=range]")) return;
+    if (this.#aside.contains(focused) && focused.matches("[type=number], [type=range]")) {
+      this.#clear.hidden = isOpen(this.#state.now);
+      return;
+    }
     const id = this.#aside.contains(focused) && focused.id;
     this.show(this.#known);
     if (id) document.getElementById(id)?.focus();
@@ -205,6 +208,9 @@ export class Filters {
     this.#timer = setTimeout(() => this.#state.set(changes), WAIT_MS);
   }
 }
+
+/** Whether no filter is set. */
+const isOpen = ({ tags, folder, min, max, where }) => ![tags, folder, min, max, where].some((value) => value.length);
 
 function group(title, ...content) {
   return h("section", { class: "group" }, typeof title === "string" ? h("h3", { text: title }) : title, ...content);

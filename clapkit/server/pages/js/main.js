@@ -273,7 +273,10 @@ function escape() {
 }
 
 listenToKeys({
-  focus: () => at("query").select(),
+  focus: () => {
+    at("query").focus();
+    at("query").select();
+  },
   move: (step) => {
     const id = results.neighbour(step);
     if (!id) return;
