@@ -20,7 +20,7 @@ from clapkit.errors import DataError, SpecError
 
 _SPARE = 16  # candidates kept beyond k, so that rounding near the k-th place seldom needs a second pass
 _QUERY_BLOCK = 256
-_UNIT_BLOCK = 16384
+_UNIT_BLOCK = 1024  # rows in float64 that stay in a processor's cache
 _PAIR_BLOCK = 4096
 _STRIP_SCORES = 2**18  # as many as stay in a processor's cache while they are compared with one level after another
 _MOST_THREADS = 4

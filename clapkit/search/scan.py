@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -59,7 +59,15 @@ class Scan:
 
     def positions(self, places_K: np.ndarray) -> np.ndarray:
         """The positions, ascending, of the rows that LanceDB keeps at these places."""
-        return np.flatnonzero(np.isin(self.places, places_K))
+        if not len(self.places):
+            return np.empty(0, np.int64)
+        nth_K = np.minimum(np.searchsorted(self.places, places_K, sorter=self._by_place), len(self.places) - 1)
+        found_K = self._by_place[nth_K]
+        return np.sort(found_K[self.places[found_K] == places_K])
+
+    @cached_property
+    def _by_place(self) -> np.ndarray:
+        return np.argsort(self.places, kind="stable")
 
 
 @dataclass(frozen=True)
@@ -88,6 +96,12 @@ class ScanFile:
             return self._read()
         except (OSError, ValueError):
             return self._gather(pieces(), self._in_memory)
+
+    def hand_to(self, version: int) -> None:
+        """Let it be the scan of another version, which holds the same rows; where that fails it is made anew."""
+        if self.folder is not None:
+            with suppress(OSError):
+                os.rename(self._path, replace(self, version=version)._path)
 
     def _make(self, pieces: Iterable[Piece]) -> None:
         """Write all parts, which then appear together; who makes the same at the same time does no harm."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -33,12 +33,14 @@ def tune(
     bits: int = 1,
     sample: int = 100,
     seed: int = 0,
+    on_step: Callable[[str], object] = lambda step: None,
 ) -> Tuning:
     """Build the vector index (IVF with RaBitQ codes, Gao and Long 2024) anew, and find the cheapest way to ask it.
 
     The share of the true `k` nearest that is found has to reach `recall` on `queries_QD`: give vectors of texts like
     those to come. Without them, `sample` rows with as much noise as signal are asked for. The setting is kept in the
-    store, and used above 200,000 rows. `bits`: how many a dimension is coded in.
+    store, and used above 200,000 rows. `bits`: how many a dimension is coded in. `on_step` is told what begins:
+    "copying the vectors", "comparing with every row", "building the index", "trying settings".
 
     SpecError for a recall outside 0..1, and for settings below 1; SearchIndexError for a store without rows, and where
     no setting reaches the recall: the best that was measured is named.
@@ -50,11 +52,16 @@ def tune(
     store.writer()  # takes the lock, looks at the newest version
     if not len(store):
         raise SearchIndexError(f"{store.place.name} has no rows: index sounds before tuning")
+    on_step("copying the vectors")
+    store.view.scan()
+    on_step("comparing with every row")
     queries_QD = _queries(store.view, sample, seed) if queries_QD is None else queries_QD
     queries_QD = unit_rows(queries_QD, what="the queries")
     true_Q = [set(ids) for ids in store.view.search(queries_QD, k, exact=True)[0]]
     partitions = max(1, round(math.sqrt(len(store))))
+    on_step("building the index")
     _build(store, partitions, bits)
+    on_step("trying settings")
     best = 0.0
     for refine, parts in _ladder(partitions):
         tuning = Tuning(parts, refine, 0.0, bits)
@@ -97,7 +104,9 @@ def _queries(view: View, sample: int, seed: int) -> np.ndarray:
 def _build(store: Store, partitions: int, bits: int) -> None:
     from lancedb import index
 
-    writer = store.writer()
+    before, writer = store.view, store.writer()
     config = index.IvfRq(distance_type="cosine", num_partitions=partitions, num_bits=bits)
     configs = {"vector": config, **{column: getattr(index, kind)() for column, kind in _SCALARS.items()}}
     writer.build(configs)
+    if store.view.version == before.version + len(configs):  # nobody has written rows meanwhile, through a URL
+        before.hand_scan_to(store.view)

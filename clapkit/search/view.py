@@ -60,11 +60,12 @@ class View:
         if k < 1:
             raise SpecError(f"k is {k}; it has to be at least 1")
         sql = sql_of(where)
-        places_K = None if sql is None else self._places(sql)
-        kept = len(self) if places_K is None else len(places_K)
-        if exact or self.space.tuning is None or len(self) <= EXACT_ROWS or kept <= FILTERED_ROWS:
+        every = exact or self.space.tuning is None or len(self) <= EXACT_ROWS
+        places_K = None if sql is None else self._places(sql, None if every else FILTERED_ROWS + 1)
+        if every or (places_K is not None and len(places_K) <= FILTERED_ROWS):
             scan = self.scan()
             return scan.search(queries_QD, k, None if places_K is None else scan.positions(places_K))
+        kept = len(self) if sql is None else self._table.count_rows(sql)
         # The fewer rows a filter leaves, the more parts hold as many of them as were looked at when this was tuned.
         tuning = replace(self.space.tuning, parts=self.space.tuning.parts * math.ceil(len(self) / kept))
         return self.approximate(queries_QD, k, tuning=tuning, sql=sql)
@@ -143,23 +144,24 @@ class View:
                 found[row["file"]] = tuple(row["tags"]), json.loads(row["metadata"])
         return found
 
-    def columns(self, names: Sequence[str], *, firsts: bool = False) -> Any:
-        """These columns of all rows as a pyarrow.Table, in no order; `firsts`: only of the first window of a file."""
-        query = self._table.search().select(list(names))
-        return (query.where("`window` = 0") if firsts else query).to_arrow()
-
     def scan(self) -> Scan:
         """All vectors of this version, for comparing with every one; made on disk when it is first asked for."""
         with self._lock:
             if self._scan is None:
-                dtype = "float32" if len(self) <= EXACT_ROWS else "float16"
-                place = ScanFile(self._folder, self.space.table, self.version, len(self), self.space.dimension, dtype)
-                self._scan = place.open(self._pieces)
+                self._scan = self._scan_file().open(self._pieces)
             return self._scan
 
-    def _places(self, sql: str) -> np.ndarray:
-        found = self._table.search().where(sql).select(["window"]).with_row_id(True).to_arrow()
-        return found["_rowid"].to_numpy()
+    def hand_scan_to(self, later: View) -> None:
+        """Spare a later version of the same rows (only indexes were built since) the making of its scan."""
+        self._scan_file().hand_to(later.version)
+
+    def _scan_file(self) -> ScanFile:
+        dtype = "float32" if len(self) <= EXACT_ROWS else "float16"
+        return ScanFile(self._folder, self.space.table, self.version, len(self), self.space.dimension, dtype)
+
+    def _places(self, sql: str, most: int | None) -> np.ndarray:
+        query = self._table.search().where(sql).select(["window"]).with_row_id(True)
+        return (query if most is None else query.limit(most)).to_arrow()["_rowid"].to_numpy()
 
     def _pieces(self) -> Iterator[Piece]:
         import pyarrow as pa
