@@ -203,6 +203,8 @@ def main() -> None:
         print(json.dumps(found))
         return
     sizes = sorted(int(size) for size in arguments.sizes.split(","))
+    if MICRO not in sizes or arguments.plain_up_to < MICRO:
+        parser.error(f"--sizes and --plain-up-to have to include {MICRO}: the others are compared with it")
     result = json.loads(arguments.json.read_text(encoding="utf-8")) if arguments.json.exists() else {}
     common = ("--threads", str(arguments.threads), "--seconds", str(arguments.seconds))
     if "memory" in arguments.parts:
