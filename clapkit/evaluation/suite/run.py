@@ -93,8 +93,8 @@ def run_suite(
     began = time.monotonic()
     protocol = {"version": PROTOCOL_VERSION, "suite": SUITE_VERSION, "ties": TIES, "samples": samples, "seed": seed}
     told = {"name": model.name, "space_id": model.space_id, "pipeline_id": model.pipeline_id, **(model.about or {})}
-    book = Book.open(out, model=told, protocol=protocol)
-    words = store_of(out, model.pipeline_id, TEXTS)
+    book, words = Book.open(out, model=told, protocol=protocol), store_of(out, model.pipeline_id, TEXTS)
+    how: dict[str, Any] = {"samples": samples, "seed": seed, "probes": probes, "progress": progress}
     run = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "host": platform.node(),
@@ -108,7 +108,6 @@ def run_suite(
     for task in tasks:
         entry, why = None, None
         try:
-            how: dict[str, Any] = {"samples": samples, "seed": seed, "probes": probes, "progress": progress}
             entry = _entry(task, root, book, model, embed_audio, texts, **how)
         except _Unscored as error:
             why = str(error)
