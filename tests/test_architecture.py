@@ -33,6 +33,7 @@ ALLOWED_SIDEWAYS = {
     ("heads", "nets"),
     ("evaluation", "search"),
     ("cli", "server"),
+    ("cli", "adapters"),
     ("recipe", "train_settings"),
     ("library", "api"),
     ("api", "opening"),

@@ -20,6 +20,7 @@ from clapkit import __version__
 from clapkit.cli import (
     bench,
     classify,
+    collections,
     convert,
     demo,
     duplicates,
@@ -98,6 +99,7 @@ _MODULES = (
     inspect,
     convert,
     export,
+    collections,
     shards,
     bench,
     recipes,

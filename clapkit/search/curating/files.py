@@ -72,18 +72,27 @@ def _weights(start_N: np.ndarray, long_N: np.ndarray, first_F: np.ndarray) -> np
     return np.maximum(right_N - left_N, 1e-6)
 
 
+def vector_places(view: View, ids: list[str]) -> np.ndarray:
+    """Where the vectors of all rows, named in some order, stand in `view.scan()` [N].
+
+    SearchIndexError where the scan has other rows than these.
+    """
+    scan = view.scan()
+    if not ids:
+        return np.zeros(0, np.int64)
+    by_id = np.argsort(scan.ids)
+    asked_N = np.array([name.encode() for name in ids], np.bytes_)
+    place_N = by_id[np.minimum(np.searchsorted(scan.ids, asked_N, sorter=by_id), len(by_id) - 1)]
+    if len(scan.ids) != len(ids) or not (scan.ids[place_N] == asked_N).all():
+        raise SearchIndexError("the vectors beside the library are not those of its rows: remove its folder scans/")
+    return place_N
+
+
 def _sums(view: View, ids: list[str], weight_N: np.ndarray, file_N: np.ndarray, files: int) -> np.ndarray:
     sums_FD = np.zeros((files, view.space.dimension))
-    if not ids:
-        return sums_FD
-    scan = view.scan()
-    by_id = np.argsort(scan.ids)
-    asked = np.array([name.encode() for name in ids], np.bytes_)
-    place_N = by_id[np.minimum(np.searchsorted(scan.ids, asked, sorter=by_id), len(by_id) - 1)]
-    if len(scan.ids) != len(ids) or not (scan.ids[place_N] == asked).all():
-        raise SearchIndexError("the vectors beside the library are not those of its rows: remove its folder scans/")
+    place_N = vector_places(view, ids)
     for start in range(0, len(ids), _ROWS_AT_ONCE):
         part = slice(start, start + _ROWS_AT_ONCE)
-        vectors_RD = np.asarray(scan.vectors[place_N[part]], np.float64)
+        vectors_RD = np.asarray(view.scan().vectors[place_N[part]], np.float64)
         np.add.at(sums_FD, file_N[part], vectors_RD * weight_N[part, None])
     return sums_FD

@@ -13,8 +13,11 @@ from clapkit.search.curating.calibration import fit_calibration
 from clapkit.search.curating.files import file_table
 from clapkit.search.curating.labels import Label, label_vectors, parse_labels, read_labels_file
 from clapkit.search.curating.tagging import Tagged, calibrate_on, own_part, tag_files, with_tagged, write_tags
+from clapkit.search.indexing.sources import About, Listing
+from clapkit.search.indexing.update import update
 from clapkit.search.rows import Row
 from clapkit.search.store import Store
+from clapkit.search.sync import FileVectors, list_files
 from clapkit.search.where import Filter
 
 DIMENSION = 12
@@ -207,3 +210,24 @@ def test_own_part_and_with_tagged_undo_each_other():
     own = (("a", "b"), {"x": 1})
     assert own_part(*with_tagged(*own, {"b": 0.9, "c": 0.8})) == own
     assert with_tagged(*own, {}) == own
+
+
+def test_what_a_manifest_says_later_leaves_what_was_tagged(tmp_path, rng):
+    store = Store.create(tmp_path / "lib", space_id="space", pipeline_id="p", dimension=DIMENSION)
+    (tmp_path / "a.wav").write_bytes(b"RIFF")
+    (found,), _ = list_files([tmp_path / "a.wav"])
+
+    def embed(files):
+        return (FileVectors(file, rng.standard_normal((1, DIMENSION)), [0.0], [1.0]) for file in files)
+
+    def told(*tags, **metadata) -> int:
+        about = {found.file: About(tags, metadata)}
+        return update(store, Listing([found], about), embed, pipeline_id="p").described
+
+    told("old")
+    write_tags(store.writer(), store.refresh(), [Tagged(found.file, (("dog", 0.9),))])
+    assert told("old") == 0
+    assert told("new", "wet", label="x") == 1
+    (row,) = store.refresh().windows_of(found.file)
+    assert row.tags == ("new", "wet", "dog")
+    assert row.metadata == {"label": "x", "tagged": {"dog": 0.9}}
