@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -86,6 +87,49 @@ def test_a_store_is_served_with_the_model_that_is_named(clapkit, tiny_run, index
     assert outcome.exit_code == 2 and "--model RUN" in outcome.stderr
 
 
+def test_a_library_that_is_switched_to_another_model_is_served_on(clapkit, tiny_run, index, tmp_path):
+    """As people do it: a library is served, `clapkit index` embeds it anew and switches, and clients ask all along."""
+    pytest.importorskip("lancedb")
+    torch = pytest.importorskip("torch")
+    clap = library.load(tiny_run.path, device="cpu")
+    with torch.no_grad():
+        for weights in clap.model.parameters():
+            weights.mul_(1.05)
+    second = clap.save(tmp_path / "second")
+    first = library.load(tiny_run.path, device="cpu").space_id
+    sounds = [index.parent / f"{pitch_hz}.wav" for pitch_hz in (300, 900)]
+    made = clapkit("index", *sounds, "--model", tiny_run.path, "--out", tmp_path / "lib")
+    assert made.exit_code == 0, made.output
+    words = [sys.executable, "-m", "clapkit", "serve", str(tmp_path / "lib"), "--port", "0"]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    stop = threading.Timer(120, process.kill)
+    stop.start()
+    answers = []
+    try:
+        found = next(found for line in process.stderr if (found := re.search(r"http://127\.0\.0\.1:\d+", line)))
+        threading.Thread(target=process.stderr.read, daemon=True).start()
+
+        def asked():
+            answer = httpx.get(found[0] + "/search", params={"text": f"rain {len(answers)}"}, timeout=30)
+            answers.append((answer.status_code, answer.json().get("space_id")))
+            return answers[-1]
+
+        assert asked() == (200, first) and first != second
+        switched = threading.Thread(
+            target=lambda: outcomes.append(clapkit("index", tmp_path / "lib", "--switch-model", tmp_path / "second"))
+        )
+        outcomes = []
+        switched.start()
+        while asked()[1] == first and process.poll() is None:
+            assert switched.is_alive() or outcomes[0].exit_code == 0, outcomes[0].output
+        switched.join()
+        assert set(answers) == {(200, first), (200, second)} and asked() == (200, second)
+    finally:
+        stop.cancel()
+        process.terminate()
+        process.wait(30)
+
+
 def test_the_packages_that_are_missing_are_named(clapkit, index, monkeypatch):
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     outcome = clapkit("serve", index)
@@ -97,3 +141,14 @@ def test_an_open_server_on_all_addresses_is_warned_of(clapkit, index, monkeypatc
     monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)
     assert "no --api-key is set" in " ".join(clapkit("serve", index, "--host", "0.0.0.0", "--port", "0").stderr.split())
     assert "warning" not in clapkit("serve", index, "--port", "0").stderr
+
+
+def test_whoever_reads_the_address_can_connect_at_once(clapkit, index, monkeypatch):
+    reached = []
+
+    def before_it_runs(_, sockets):
+        with socket.create_connection(sockets[0].getsockname()[:2], timeout=5):
+            reached.append(True)
+
+    monkeypatch.setattr("uvicorn.Server.run", before_it_runs)
+    assert clapkit("serve", index, "--port", "0").exit_code == 0 and reached == [True]
