@@ -166,8 +166,7 @@ def take_step(model: DualEncoder, objective: Objective, batch: Batch, how: How) 
 
     norms = norms_joined(model) if sync else norms_at_rest(model, wanted=how.batch_norm == "frozen")
     again = recomputed(model.audio, model.text, wanted=how.recompute)
-    mels = single_transforms(wanted=how.precision == "bf16")
-    with quick_products(model.device), mels, norms, again, how.compiled():
+    with quick_products(model.device), single_transforms(wanted=how.precision == "bf16"), norms, again, how.compiled():
         if pieces == 1:
             found = next(losses(makers[0]()))
             torch.autograd.backward(_total(found))

@@ -154,8 +154,8 @@ export class Results {
   #markPlaying() {
     for (const [id, { item, hit }] of this.#rows) {
       const plays = this.#player.plays(id);
-      if (item.classList.toggle("playing", plays) === item.dataset.shown) continue;
-      item.dataset.shown = plays;
+      if (item.classList.contains("playing") === plays) continue;
+      item.classList.toggle("playing", plays);
       const [name] = nameAndFolder(hit.name);
       relabel(item.querySelector(".play"), plays ? "pause" : "play", `${plays ? "Stop" : "Play"} ${name}`);
     }
