@@ -7,6 +7,7 @@ either right or not looked at.
 
 from __future__ import annotations
 
+import mmap
 import os
 import shutil
 import tempfile
@@ -25,6 +26,9 @@ _ID_TYPE = "S20"
 _PARTS = ("ids", "places", "vectors")
 _UNFINISHED = ".unfinished-"
 _LEFT_S = 3600.0  # nobody takes so long to write a scan
+# Vectors above this size are let go when all have been read: as long as they are mapped they count as memory of the
+# process, though the system could take them back at any time. They stay in its cache of files.
+_KEPT_BYTES = 2**29
 Piece = tuple[np.ndarray, list[str], np.ndarray]
 
 
@@ -42,6 +46,8 @@ class Scan:
         """Ids and cosines of the `k` nearest rows; of those at the positions `at_K` only, where they are given."""
         vectors, ids = (self.vectors, self.ids) if at_K is None else (self.vectors[at_K], self.ids[at_K])
         scores_Qk, found_Qk = nearest(unit_rows(queries_QD, what="the queries"), vectors, k)
+        if at_K is None and vectors.nbytes > _KEPT_BYTES:
+            _let_go(vectors)
         return [[name.decode() for name in ids[found].tolist()] for found in found_Qk], scores_Qk
 
     def named(self, ids: Sequence[str]) -> np.ndarray:
@@ -68,6 +74,12 @@ class Scan:
     @cached_property
     def _by_place(self) -> np.ndarray:
         return np.argsort(self.places, kind="stable")
+
+
+def _let_go(vectors: np.ndarray) -> None:
+    """Pages of a mapped file leave the memory of the process, where the system can be told so."""
+    if isinstance(vectors.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        vectors.base.madvise(mmap.MADV_DONTNEED)
 
 
 @dataclass(frozen=True)
