@@ -105,7 +105,7 @@ def run_blocks(name: str, blocks: list[Block]) -> None:
         if block.language == "python":
             source = "\n" * (block.line - 1) + block.text  # so that a traceback names the line of the document
             linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
-            exec(compile(source, name, "exec"), document.__dict__)
+            exec(compile(source, name, "exec", dont_inherit=True), document.__dict__)  # its own __future__
         for words in block.commands if block.language == "sh" else ():
             if words[0] != "clapkit":
                 continue

@@ -24,7 +24,7 @@ def store(tmp_path_factory) -> Store:
     store = Store.create(tmp_path_factory.mktemp("lib") / "lib", space_id="space", pipeline_id="p", dimension=DIMENSION)
     rows = [
         Row(f"ü/f{n // 2:03d}.wav", n % 2, 1.0 * (n % 2), 2.0, f"c{n // 2}", "p", tags=("t",), metadata={"n": n})
-        for n in rng.permutation(COUNT)
+        for n in rng.permutation(COUNT).tolist()
     ]
     store.add(rows, rng.standard_normal((COUNT, DIMENSION)))
     return store
