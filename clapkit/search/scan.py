@@ -26,9 +26,9 @@ _ID_TYPE = "S20"
 _PARTS = ("ids", "places", "vectors")
 _UNFINISHED = ".unfinished-"
 _LEFT_S = 3600.0  # nobody takes so long to write a scan
-# Vectors above this size are let go when all have been read: as long as they are mapped they count as memory of the
-# process, though the system could take them back at any time. They stay in its cache of files.
-_KEPT_BYTES = 2**29
+# Vectors above this size are read, and written, in blocks that are let go one by one: as long as they are mapped they
+# count as memory of the process, though the system could take them back at any time. They stay in its cache of files.
+_KEPT_BYTES, _BLOCK_BYTES = 2**29, 2**27
 Piece = tuple[np.ndarray, list[str], np.ndarray]
 
 
@@ -44,10 +44,12 @@ class Scan:
         self, queries_QD: np.ndarray, k: int, at_K: np.ndarray | None = None
     ) -> tuple[list[list[str]], np.ndarray]:
         """Ids and cosines of the `k` nearest rows; of those at the positions `at_K` only, where they are given."""
-        vectors, ids = (self.vectors, self.ids) if at_K is None else (self.vectors[at_K], self.ids[at_K])
-        scores_Qk, found_Qk = nearest(unit_rows(queries_QD, what="the queries"), vectors, k)
-        if at_K is None and vectors.nbytes > _KEPT_BYTES:
-            _let_go(vectors)
+        queries_QD = unit_rows(queries_QD, what="the queries")
+        ids = self.ids if at_K is None else self.ids[at_K]
+        if at_K is None and self.vectors.nbytes > _KEPT_BYTES:
+            scores_Qk, found_Qk = _nearest_by_blocks(queries_QD, self.vectors, k)
+        else:
+            scores_Qk, found_Qk = nearest(queries_QD, self.vectors if at_K is None else self.vectors[at_K], k)
         return [[name.decode() for name in ids[found].tolist()] for found in found_Qk], scores_Qk
 
     def named(self, ids: Sequence[str]) -> np.ndarray:
@@ -76,8 +78,23 @@ class Scan:
         return np.argsort(self.places, kind="stable")
 
 
+def _nearest_by_blocks(queries_QD: np.ndarray, vectors_ND: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """`clapkit.nearest.nearest`, with no more than a block of the mapped vectors in memory."""
+    scores_Qk, found_Qk = np.empty((len(queries_QD), 0), np.float32), np.empty((len(queries_QD), 0), np.int64)
+    _let_go(vectors_ND)  # what filters have left
+    rows = max(1, _BLOCK_BYTES // vectors_ND[:1].nbytes)
+    for first in range(0, len(vectors_ND), rows):
+        scores_QK, found_QK = nearest(queries_QD, vectors_ND[first : first + rows], k)
+        scores_QK = np.concatenate([scores_Qk, scores_QK], axis=1)
+        order_Qk = np.argsort(-scores_QK, axis=1, kind="stable")[:, :k]  # of equal scores the lower position first
+        scores_Qk = np.take_along_axis(scores_QK, order_Qk, axis=1)
+        found_Qk = np.take_along_axis(np.concatenate([found_Qk, first + found_QK], axis=1), order_Qk, axis=1)
+        _let_go(vectors_ND)
+    return scores_Qk, found_Qk
+
+
 def _let_go(vectors: np.ndarray) -> None:
-    """Pages of a mapped file leave the memory of the process, where the system can be told so."""
+    """Pages of a mapped file leave the memory of the process, where the system can be told so; nothing is lost."""
     if isinstance(vectors.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
         vectors.base.madvise(mmap.MADV_DONTNEED)
 
@@ -141,13 +158,17 @@ class ScanFile:
 
     def _gather(self, pieces: Iterable[Piece], make: Callable[[str], np.ndarray]) -> Scan:
         arrays = {part: make(part) for part in _PARTS}
-        done = 0
+        done = mapped = 0
         for vectors_RD, ids_R, places_R in pieces:
             here = slice(done, done + len(ids_R))
             arrays["vectors"][here] = unit_rows(vectors_RD, what="the stored vectors")
             arrays["ids"][here] = ids_R
             arrays["places"][here] = places_R
             done += len(ids_R)
+            mapped += arrays["vectors"][here].nbytes
+            if mapped > _BLOCK_BYTES:
+                _let_go(arrays["vectors"])
+                mapped = 0
         assert done == self.rows, "a version of a table holds as many rows as it counts"
         for array in arrays.values():
             if isinstance(array, np.memmap):
