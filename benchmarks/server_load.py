@@ -20,13 +20,9 @@ import argparse
 import asyncio
 import itertools
 import json
-import os
 import random
 import re
-import subprocess
-import sys
 import tempfile
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -37,6 +33,7 @@ from urllib.parse import quote_plus, urlsplit
 import numpy as np
 import psutil
 from machine import described
+from served import serving
 
 import clapkit
 from clapkit.search.rows import Row
@@ -73,19 +70,6 @@ def write_store(folder: Path, model: str, rows: int) -> None:
             ]  # fmt: skip
             writer.add(written, rng.standard_normal((len(written), clap.dimension)).astype(np.float32))
         writer.settle()
-
-
-def started(library: Path, model: str, threads: int) -> tuple[subprocess.Popen[str], str]:
-    """The process of the server, and its address."""
-    words = [sys.executable, "-m", "clapkit", "serve", str(library), "--model", model, "--port", "0"]
-    words += ["--threads", str(threads), "--max-per-client", "256"]
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=os.environ)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if found := re.search(r"http://[\d.]+:\d+", line):
-            threading.Thread(target=process.stderr.read, daemon=True).start()
-            return process, found[0]
-    raise RuntimeError("the server did not start: run `clapkit serve` by hand to see why")
 
 
 class Client:
@@ -190,8 +174,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "library"
         write_store(library, options.model, options.rows)
-        process, url = started(library, options.model, options.threads)
-        try:
+        served_as = ["--model", options.model, "--threads", str(options.threads), "--max-per-client", "256"]
+        with serving(library, *served_as) as (pid, url):
             asyncio.run(closed_loop(url, clients=4, seconds=2, words=words))  # what comes first is slower
             told = {
                 "rows": options.rows,
@@ -200,12 +184,9 @@ def main() -> None:
                     asyncio.run(closed_loop(url, clients=count, seconds=options.closed_seconds, words=words))
                     for count in (1, 4, 16, 64)
                 ],
-                "server_memory_mib": round(psutil.Process(process.pid).memory_info().rss / 2**20),
+                "server_memory_mib": round(psutil.Process(pid).memory_info().rss / 2**20),
                 "machine": described("torch", "fastapi", "uvicorn"),
             }
-        finally:
-            process.terminate()
-            process.wait(30)
     print(json.dumps(told, indent=2))
     if options.json:
         options.json.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")

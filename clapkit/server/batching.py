@@ -32,7 +32,7 @@ class TextBatcher:
     embed_text     list of texts -> vectors [n, d], rows that do not depend on each other; runs in a thread of its own
     window_s       how long the first text waits for others while the encoder is idle
     texts_at_once  most texts of one call; a longer request goes in parts, between which others have their turn
-    most_waiting   texts that may wait; beyond them a request is refused with status 503
+    most_waiting   texts that may wait; beyond them a request is refused with status 429
     on_batch       told the number of texts of each call
     """
 
@@ -59,10 +59,10 @@ class TextBatcher:
         return self._waiting
 
     async def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """One vector a text, float32 [n, d]. Refusal (503) when too many texts wait already."""
+        """One vector a text, float32 [n, d]. Refusal (429) when too many texts wait already."""
         if self._waiting + len(texts) > self._most_waiting:
             message = f"{self._waiting} texts wait for the encoder already: try again in a moment"
-            raise Refusal(503, message, headers={"Retry-After": "1"})
+            raise Refusal.busy(message)
         if self._runner is None:
             self._runner = asyncio.create_task(self._run())
         self._waiting += len(texts)

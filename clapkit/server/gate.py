@@ -15,20 +15,21 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clapkit.server.limits import Limits
 from clapkit.server.metrics import Meters
-from clapkit.server.refusals import Refusal
+from clapkit.server.refusals import CLOSE, Refusal
 from clapkit.server.routes.pages import PREFIX
 
-ABORT = "clapkit_abort"  # in the state of a request: a function that drops its connection, where the server has one
+# Functions in the state of a request, where the server has them: one drops its connection, the other says whether more
+# connections are open than there should be.
+ABORT, CROWDED = "clapkit_abort", "clapkit_crowded"
 _OPEN_TO_ALL = ("/healthz",)
 # What the page is made of says nothing of the library, and is what asks people for the key.
 _NEEDS_NO_KEY = (*_OPEN_TO_ALL, "/")
 _DRAIN_S = 2.0  # what is read and thrown away of a body that is too large, so that its sender gets to our answer
 _DRAIN_BODIES = 4
-_CLOSE = {"Connection": "close"}
 
 
 class Gate:
-    """ASGI middleware: refuses with 401, 408, 413, 429 and 503, and counts.
+    """ASGI middleware: refuses with 401, 408, 413 and 429, with 503 where no answer comes in time, and counts.
 
     The time limit ends when the answer begins; from there on, only a client that takes nothing is cut off.
     """
@@ -71,7 +72,7 @@ class Gate:
         except TimeoutError:
             if exchange.status is None:
                 message = f"there was no answer within {self._limits.answer_s:g} s: try again later"
-                await _refuse(Refusal(503, message, headers=_CLOSE), scope, exchange)
+                await _refuse(Refusal(503, message, headers=CLOSE), scope, exchange)
             elif abort := scope.get("state", {}).get(ABORT):
                 abort()  # closing would wait until the client has taken what is buffered
         except Refusal as refusal:
@@ -82,15 +83,18 @@ class Gate:
         is_open = path in _NEEDS_NO_KEY or path.startswith(PREFIX)
         if self._key is not None and not is_open and not _has_key(Headers(scope=scope), self._key):
             message = "this server wants a key: send 'Authorization: Bearer KEY' or 'X-API-Key: KEY'"
-            raise Refusal(401, message, headers={"WWW-Authenticate": "Bearer", **_CLOSE})
+            raise Refusal(401, message, headers={"WWW-Authenticate": "Bearer", **CLOSE})
         if path in _OPEN_TO_ALL:
             return
         if self._of_client[client] > self._limits.requests_per_client:
             message = f"more than {self._limits.requests_per_client} requests of yours are under way: wait for some"
-            raise Refusal(429, message, headers={"Retry-After": "1", **_CLOSE})
+            raise Refusal.busy(message, close=True)
         if self._under_way > self._limits.requests:
             message = f"more than {self._limits.requests} requests are under way: try again in a moment"
-            raise Refusal(503, message, headers={"Retry-After": "1", **_CLOSE})
+            raise Refusal.busy(message, close=True)
+        if (crowded := scope.get("state", {}).get(CROWDED)) and crowded():
+            message = f"more than {self._limits.connections} connections are open: try again in a moment"
+            raise Refusal.busy(message, close=True)
 
 
 @dataclass
@@ -125,7 +129,7 @@ class _Exchange:
             async with asyncio.timeout_at(self._body_ends_by):
                 message = await self._receive()
         except TimeoutError:
-            raise Refusal(408, f"the body did not come within {self._limits.body_s:g} s", headers=_CLOSE) from None
+            raise Refusal(408, f"the body did not come within {self._limits.body_s:g} s", headers=CLOSE) from None
         if message["type"] == "http.request":
             count = len(message.get("body", b""))
             self.got_bytes += count
@@ -135,7 +139,7 @@ class _Exchange:
                 await self._refuse_size(drain=not self._is_whole)
             if self._bodies.held_bytes > self._limits.bodies_bytes:
                 told = "too much is being uploaded: try again in a moment"
-                raise Refusal(503, told, headers={"Retry-After": "2", **_CLOSE})
+                raise Refusal.busy(told, after_s=2, close=True)
         return message
 
     async def send(self, message: Message) -> None:
@@ -150,7 +154,7 @@ class _Exchange:
         if drain:
             await self._drain()
         message = f"the body is too large: expected at most {self._limits.body_bytes} bytes"
-        raise Refusal(413, message, headers=_CLOSE)
+        raise Refusal(413, message, headers=CLOSE)
 
     async def _drain(self) -> None:
         left = _DRAIN_BODIES * self._limits.body_bytes

@@ -32,11 +32,11 @@ class Limits:
 
     Of all requests together:
     requests_per_client   under way at once from one address (429)
-    requests              under way at once (503)
-    connections           open at once (503)
-    bodies_bytes          of bodies held at once (503)
-    decoders              processes that decode; decoders + sounds_waiting sounds are taken at once (503)
-    texts_waiting         texts that wait for the encoder (503)
+    requests              under way at once (429)
+    connections           open at once (429)
+    bodies_bytes          of bodies held at once (429)
+    decoders              processes that decode; decoders + sounds_waiting sounds are taken at once (429)
+    texts_waiting         texts that wait for the encoder (429)
     texts_at_once         texts of one call of the encoder;  window_s: how long the first of them waits for others
     refresh_s             how often a store is asked for a newer version
     """

@@ -33,8 +33,9 @@ _KINDS = {
     429: "too_many_requests",
     500: "internal",
     501: "not_served",
-    503: "busy",
+    503: "unavailable",
 }
+CLOSE = {"Connection": "close"}
 _SHOWN_CHARACTERS = 500  # of a message: what a caller sent may be long, and need not come back whole
 _log = logging.getLogger("clapkit.server")
 
@@ -45,6 +46,15 @@ class Refusal(Exception):
     def __init__(self, status: int, message: str, *, headers: Mapping[str, str] | None = None) -> None:
         self.status, self.message, self.headers = status, message, dict(headers or {})
         super().__init__(message)
+
+    @classmethod
+    def busy(cls, message: str, *, after_s: int = 1, close: bool = False) -> Refusal:
+        """Status 429: there is too much at once, and in `after_s` seconds there may be less.
+
+        close   end the connection: what comes on it is not wanted
+        """
+        headers = {"Retry-After": str(after_s)}
+        return cls(429, message, headers={**headers, **CLOSE} if close else headers)
 
     def response(self) -> JSONResponse:
         message = self.message if len(self.message) <= _SHOWN_CHARACTERS else self.message[:_SHOWN_CHARACTERS] + "..."
@@ -76,7 +86,7 @@ class Refused(BaseModel):
 # For the OpenAPI description of every route.
 RESPONSES: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": Refused, "description": "What was asked for cannot be done; the message says why"},
-    "5XX": {"model": Refused, "description": "The server is too busy, or something in it failed"},
+    "5XX": {"model": Refused, "description": "Something in the server failed, or took too long"},
 }
 
 

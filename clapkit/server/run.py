@@ -11,7 +11,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from clapkit.server.gate import ABORT
+from clapkit.server.gate import ABORT, CROWDED
 from clapkit.server.limits import Limits
 
 _HEAD_BYTES = 256 << 10  # so that a text that is too long is told so, and not that its request is invalid
@@ -28,13 +28,12 @@ def server_of(app: FastAPI, *, limits: Limits, host: str = "127.0.0.1", port: in
         app,
         host=host,
         port=port,
-        http=_patient(limits.head_s),
+        http=_patient(limits),
         ws="none",
         lifespan="on",
         access_log=False,
         server_header=False,
         log_level="warning",
-        limit_concurrency=limits.connections,
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=_SHUTDOWN_S,
         h11_max_incomplete_event_size=_HEAD_BYTES,
@@ -42,10 +41,11 @@ def server_of(app: FastAPI, *, limits: Limits, host: str = "127.0.0.1", port: in
     return uvicorn.Server(config)
 
 
-def _patient(head_s: float) -> type[H11Protocol]:
+def _patient(limits: Limits) -> type[H11Protocol]:
     """A protocol that closes a connection whose next request has begun, or was to begin, and is not there in time.
 
-    uvicorn itself waits for ever for the end of a head: a thousand clients that send a byte a minute would fill it.
+    uvicorn itself waits for ever for the end of a head: a thousand clients that send a byte a minute would fill it. And
+    it answers by itself, without a reason, when there are many connections: here the application is told of them.
     """
 
     class PatientProtocol(H11Protocol):
@@ -54,7 +54,7 @@ def _patient(head_s: float) -> type[H11Protocol]:
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
             _send_at_once(transport)
-            self.app_state = {**self.app_state, ABORT: transport.abort}
+            self.app_state = {**self.app_state, ABORT: transport.abort, CROWDED: self._is_crowded}
             self._watch()
 
         def data_received(self, data: bytes) -> None:
@@ -65,11 +65,14 @@ def _patient(head_s: float) -> type[H11Protocol]:
             self._stop()
             super().connection_lost(exc)
 
+        def _is_crowded(self) -> bool:
+            return len(self.connections) > limits.connections
+
         def _watch(self) -> None:
             if self.cycle is not None and not self.cycle.response_complete:
                 self._stop()
             elif self._head_timer is None:
-                self._head_timer = self.loop.call_later(head_s, self._give_up)
+                self._head_timer = self.loop.call_later(limits.head_s, self._give_up)
 
         def _stop(self) -> None:
             if self._head_timer is not None:

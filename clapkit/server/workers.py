@@ -17,7 +17,7 @@ _T = TypeVar("_T")
 
 
 class Workers:
-    """`threads` threads, for which at most `most_waiting` calls wait; beyond them a call is refused with status 503.
+    """`threads` threads, for which at most `most_waiting` calls wait; beyond them a call is refused with status 429.
 
     A call that nobody waits for any more keeps its place until it has ended: only so is the work bounded.
     """
@@ -32,7 +32,7 @@ class Workers:
         """What `work(*arguments)` returns or raises, done in a thread."""
         if self._under_way >= self._most:
             message = f"{self._under_way} sounds wait already ({self._what}): try again in a moment"
-            raise Refusal(503, message, headers={"Retry-After": "2"})
+            raise Refusal.busy(message, after_s=2)
         loop = asyncio.get_running_loop()
         future = self._threads.submit(work, *arguments)
         self._under_way += 1

@@ -93,7 +93,7 @@ def test_too_many_waiting_texts_are_refused_and_later_ones_taken():
         await asyncio.sleep(0)
         with pytest.raises(Refusal, match="3 texts wait") as refused:
             await batcher.embed(["d"])
-        assert refused.value.status == 503
+        assert refused.value.status == 429
         await waiting
         np.testing.assert_array_equal(await batcher.embed(["d"]), toy(["d"]))
         await batcher.close()
