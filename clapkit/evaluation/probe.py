@@ -11,6 +11,7 @@ which is over test rows, says). Tuning the towers themselves is another protocol
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,8 @@ def probe(
     accuracy (mean over the folds) and macro_accuracy (mean over the classes that have rows), or map where rows have
     several labels (mean over folds of the mean average precision of the classes that have rows there); the control
     shuffled_labels is accuracy (map) after training on shuffled labels. `protocol["folds"]` has the result of each
-    fold. Raises DataError for rows, labels and folds that do not fit.
+    fold. Where rows have one label, `rows` has the hits [N] of both (not a number for rows outside `held_out`). Raises
+    DataError for rows, labels and folds that do not fit.
     """
     classifier = Linear() if classifier is None else classifier
     rows, names = _rows(vectors_ND, labels, class_names, groups)
@@ -83,7 +85,11 @@ def probe(
     }
     split = _split_recordings(rows.recording_N, folds) if groups is not None else None
     said = _said(classifier, parts[0][1], several, folds=told, recordings_in_two_folds=split, **how)
-    return _result("probe", parts[0], names, said, metrics, several=several)
+    result = _result("probe", parts[0], names, said, metrics, several=several)
+    if several:
+        return result
+    hits = {name: top_k_hits(x[0], x[1].argmax(axis=1)) for name, x in zip(("hits", "shuffled"), parts, strict=True)}
+    return replace(result, rows={name: _placed(x, place_N, len(scores_NC)) for name, x in hits.items()})
 
 
 def few_shot(
@@ -104,7 +110,8 @@ def few_shot(
     classifier   None: Linear(strengths=(1.0,)), since a few rows are too few to choose on
 
     accuracy (the mean over draws, its interval over recordings of the test), accuracy_of_draws (the same mean, its
-    interval over draws), macro_accuracy, and the control shuffled_labels. `protocol["draws"]` has each. Raises
+    interval over draws), macro_accuracy, and the control shuffled_labels. `protocol["draws"]` has each. `rows` has the
+    mean hits [N] over draws (not a number outside `test_N`), and the accuracy of each draw. Raises
     DataError for a class with fewer rows than shots, and as `probe` does.
     """
     classifier = Linear(strengths=(1.0,)) if classifier is None else classifier
@@ -141,7 +148,10 @@ def few_shot(
     }
     said = _said(classifier, test.truth_NC, False, **more, **how)
     confusion_CC = np.mean([confusion_matrix(s, truth_M) for s in scores], axis=0)
-    return Result("few-shot", n, said, metrics, _recalls(names, confusion_CC), None, names, confusion_CC)
+    parts = {"hits": hit_DM.mean(axis=0), "shuffled": np.stack(control).mean(axis=0)}
+    kept = {name: _placed(x, np.flatnonzero(test_N), len(test_N)) for name, x in parts.items()}
+    kept["draws"] = hit_DM.mean(axis=1)
+    return Result("few-shot", n, said, metrics, _recalls(names, confusion_CC), None, names, confusion_CC, kept)
 
 
 def _rows(
@@ -167,6 +177,13 @@ def _rows(
 
 def _of_rows(groups: Sequence[Hashable] | None, rows: np.ndarray) -> list[Hashable] | None:
     return None if groups is None else [groups[n] for n in rows.tolist()]
+
+
+def _placed(values_M: np.ndarray, place_M: np.ndarray, count: int) -> np.ndarray:
+    """Values of some of `count` rows; the others are not a number."""
+    found_N = np.full(count, np.nan)
+    found_N[place_M] = values_M
+    return found_N
 
 
 def _asked(folds: Sequence[Hashable], held_out: Sequence[Hashable] | None, count: int) -> list[Hashable]:

@@ -66,6 +66,7 @@ class Result:
     metrics      name -> Score
     per_class    class -> numbers of that class; None where the class has no clip
     class_names  the classes in the order of `confusion_CC` (row = truth, column = best match), where there is one
+    rows         what each row came to, where an evaluation keeps it for paired comparisons (not in the JSON)
     """
 
     task: str
@@ -76,6 +77,7 @@ class Result:
     pipeline_id: str | None = None
     class_names: tuple[str, ...] = ()
     confusion_CC: np.ndarray | None = field(default=None, compare=False)
+    rows: Mapping[str, np.ndarray] = field(default_factory=dict, compare=False)
 
     def with_(self, *, pipeline_id: str | None = None, **protocol: Any) -> Result:
         """A copy that names the pipeline and says more about the protocol (template=..., split=..., data=...)."""

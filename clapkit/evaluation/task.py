@@ -174,8 +174,16 @@ class Task:
 
 def digest_of(clips: Sequence[Clip], kind: Kind) -> str:
     """SHA-256 of the list of a split: the name of each clip with its label, tags or captions, sorted."""
-    rows = sorted("\t".join((Path(clip.id).stem, *_said(clip, kind))) for clip in clips)
-    return hashlib.sha256("\n".join(rows).encode()).hexdigest()
+    return hashlib.sha256("\n".join(sorted(_row(clip, kind) for clip in clips)).encode()).hexdigest()
+
+
+def in_order(clips: Sequence[Clip], kind: Kind) -> tuple[Clip, ...]:
+    """The clips in the order of their digest: however a list was sorted, two with the same digest stand row by row."""
+    return tuple(sorted(clips, key=lambda clip: (_row(clip, kind), clip.id)))
+
+
+def _row(clip: Clip, kind: Kind) -> str:
+    return "\t".join((Path(clip.id).stem, *_said(clip, kind)))
 
 
 def _said(clip: Clip, kind: Kind) -> tuple[str, ...]:

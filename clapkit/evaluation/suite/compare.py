@@ -115,6 +115,9 @@ def compare(a: Path, b: Path, *, samples: int = 1000, seed: int = 0) -> Comparis
         lacking = [name for name, found in zip(names, kept, strict=True) if found is None]
         if lacking:
             notes.append(f"{task}: unpaired, since the outcomes of {' and '.join(lacking)} are absent or changed")
+        elif other := _other_parts(kept):
+            notes.append(f"{task}: unpaired, since {other} differ between the two")
+            kept = [None, None]
         differences += _differences(task, entries, kept, samples=samples, seed=seed)
     return Comparison(names[0], names[1], tuple(differences), left, tuple(notes))
 
@@ -146,6 +149,14 @@ def _kept(folder: Path, entry: Mapping[str, Any]) -> dict[str, np.ndarray] | Non
         return None
     with np.load(path, allow_pickle=False) as file:
         return {name: file[name] for name in file.files}
+
+
+def _other_parts(kept: list[dict[str, np.ndarray] | None]) -> str:
+    """What both say of the clips themselves, and do not agree in; empty where they agree."""
+    a, b = (found or {} for found in kept)
+    words = {"groups": "recordings", "text_to_audio.groups": "recordings", "relevant": "answers", "folds": "folds"}
+    odd = (word for name, word in words.items() if name in a and name in b and not np.array_equal(a[name], b[name]))
+    return " and ".join(odd)
 
 
 def _differences(

@@ -3,7 +3,9 @@
 `outcomes/<task>.npz` holds, for a task with classes or tags: `groups` [N] (number of the recording), `relevant` [N, C],
 and for each result `<result>.ranks` [N, C] (place of the clip among all clips in the order of a class, 0 for the best,
 equal scores with equal places) and, with one label a clip, `<result>.hits` and `<result>.top5` [N], and
-`nearest-sound.hits` [N] (not a number for a clip that is compared with none). With captions: for
+`nearest-sound.hits` [N] (not a number for a clip that is compared with none). With probes: `folds` [N] and for each
+`<probe>.hits` and `<probe>.shuffled` [N] (not a number for a clip that it was not tried on), `few-shot-probe.draws`
+[draws]. With captions: for
 each direction `<direction>.above`, `.tied`, `.relevant` (as in `metrics.BestRanks`), `.precision10`, `.precision16`
 (average precision within as many places) and `.groups`, a row a query; with "same-words." in front where captions in
 the same words are right too. From these all metrics follow, however the clips are resampled.
@@ -27,11 +29,13 @@ from clapkit.evaluation.metrics import (
     median_of,
     top_k_hits,
 )
+from clapkit.evaluation.report import Result
 from clapkit.evaluation.retrieval import relevant_ranks
 
 DIRECTIONS = ("text_to_audio", "audio_to_text")
 ZERO_SHOT, ENSEMBLE, LABEL_SEARCH, RETRIEVAL = "zero-shot", "zero-shot-ensemble", "label-search", "retrieval"
 NEAREST_SOUND, SAME_WORDS = "nearest-sound", "retrieval-same-words"
+PROBES = LINEAR, NEIGHBOURS, FEW_SHOT = "linear-probe", "neighbours-probe", "few-shot-probe"
 # Result -> what its arrays begin with.
 _RETRIEVALS = {RETRIEVAL: "", SAME_WORDS: "same-words."}
 CUTOFFS = (10, 16)
@@ -91,6 +95,12 @@ def retrieval_outcomes(
     return kept
 
 
+def probe_outcomes(trained: Mapping[str, Result], folds: Sequence[Hashable]) -> dict[str, np.ndarray]:
+    """What is kept of probes; nothing where there are none."""
+    parts = {f"{name}.{part}": values for name, result in trained.items() for part, values in result.rows.items()}
+    return {"folds": numbered(folds), **parts} if parts else {}
+
+
 def measures_of(kept: Mapping[str, np.ndarray]) -> dict[tuple[str, str], Measure]:
     """(result, metric) -> how it is computed from what is kept."""
     found: dict[tuple[str, str], Measure] = {}
@@ -105,6 +115,9 @@ def measures_of(kept: Mapping[str, np.ndarray]) -> dict[tuple[str, str], Measure
         asked_N = np.isfinite(kept[f"{NEAREST_SOUND}.hits"])
         hits_N = kept[f"{NEAREST_SOUND}.hits"][asked_N].astype(np.float64)
         found[NEAREST_SOUND, "accuracy"] = Measure(mean_of(hits_N), kept["groups"][asked_N], hits_N)
+    for name in PROBES:
+        if f"{name}.hits" in kept:
+            found |= _probe_measures(kept, name)
     return found
 
 
@@ -131,6 +144,24 @@ def _class_measures(kept: Mapping[str, np.ndarray], name: str) -> dict[tuple[str
         found[LABEL_SEARCH, "r_precision"] = Measure(
             class_ranking_of(scores_NC, relevant_NC, metric=Ranking.r_precision), groups_N
         )
+    return found
+
+
+def _probe_measures(kept: Mapping[str, np.ndarray], name: str) -> dict[tuple[str, str], Measure]:
+    asked_N = np.isfinite(kept[f"{name}.hits"])
+    groups_N, fold_N = kept["groups"][asked_N], kept["folds"][asked_N]
+    truth_N = kept["relevant"].argmax(axis=1)[asked_N]
+    found: dict[tuple[str, str], Measure] = {}
+    for metric, part, over_N in (
+        ("accuracy", "hits", fold_N),
+        ("macro_accuracy", "hits", truth_N),
+        ("shuffled_labels", "shuffled", fold_N),
+    ):
+        values_N = kept[f"{name}.{part}"][asked_N]
+        found[name, metric] = Measure(class_mean_of(values_N, over_N), groups_N, values_N, over_N)
+    if f"{name}.draws" in kept:
+        draws_D = kept[f"{name}.draws"]
+        found[name, "accuracy_of_draws"] = Measure(mean_of(draws_D), np.arange(len(draws_D)), draws_D)
     return found
 
 

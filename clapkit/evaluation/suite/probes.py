@@ -13,9 +13,9 @@ from clapkit.evaluation.classifiers.linear import Linear
 from clapkit.evaluation.classifiers.neighbours import Neighbours
 from clapkit.evaluation.probe import few_shot, probe
 from clapkit.evaluation.report import Result
+from clapkit.evaluation.suite.outcomes import FEW_SHOT, LINEAR, NEIGHBOURS
 from clapkit.evaluation.suite.scoring import Heard
 
-LINEAR, NEIGHBOURS, FEW_SHOT = "linear-probe", "neighbours-probe", "few-shot-probe"
 SHOTS = 5
 
 

@@ -8,7 +8,7 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from clapkit.errors import AudioError, DataError
 from clapkit.evaluation.report import PROTOCOL_VERSION, TIES, Result
 from clapkit.evaluation.suite import scoring
 from clapkit.evaluation.suite.book import Book, write_arrays
+from clapkit.evaluation.suite.outcomes import probe_outcomes
 from clapkit.evaluation.suite.vectors import (
     EmbedAudio,
     EmbedText,
@@ -29,11 +30,11 @@ from clapkit.evaluation.suite.vectors import (
     embed_texts,
     store_of,
 )
-from clapkit.evaluation.task import Opened, Task, digest_of
+from clapkit.evaluation.task import Opened, Task, digest_of, in_order
 from clapkit.nearest import unit_rows
 from clapkit.provenance import file_digest
 
-SUITE_VERSION = "clapkit-suite-2"
+SUITE_VERSION = "clapkit-suite-3"
 TEXTS = "texts"
 _NAMED = 5
 
@@ -139,6 +140,8 @@ def _entry(
         opened = task.open(root)
     except (DataError, AudioError, OSError) as error:
         raise _Unscored(str(error)) from error
+    # The same order for everybody, so that two models can be compared row by row.
+    opened = replace(opened, clips=in_order(opened.clips, task.kind))
     fingerprint = _fingerprint(opened, model)
     done = book.done(task.name, fingerprint)
     probes = probes and task.kind == "classes" and task.folds
@@ -158,7 +161,8 @@ def _entry(
         progress(f"{task.name}: scores", 0, 1)
     scored = scoring.score(heard, texts, samples=samples, seed=seed)
     trained, left_out = _probed(heard, samples=samples, seed=seed) if probes else ({}, {})
-    outcomes = write_arrays(book.out / "outcomes" / f"{task.name}.npz", scored.kept)
+    told = {**scored.kept, **probe_outcomes(trained, [str(clip.split) for clip in clips])}
+    outcomes = write_arrays(book.out / "outcomes" / f"{task.name}.npz", told)
     names = np.array([_relative(clip, root) for clip in clips], str)
     text_MD = unit_rows(scored.arrays["text_MD"], what="texts").astype(np.float16)
     pictures = {**scored.arrays, "audio_ND": heard.audio_ND.astype(np.float16), "text_MD": text_MD, "names": names}

@@ -8,11 +8,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from suite_toys import MODEL, Knowing, animals_task
+from suite_toys import MODEL, Knowing, animals_task, read_animals
 
 from clapkit.errors import DataError
 from clapkit.evaluation.suite.compare import compare
 from clapkit.evaluation.suite.run import run_suite
+from clapkit.evaluation.task import Layout, Read
 
 
 def scored(heard, root, out, tasks, name="knowing", **more):
@@ -67,6 +68,59 @@ def test_paired_differences_against_a_slow_reference(suites):
     assert found(comparison, "animal-captions", "r@1_text_to_audio", "retrieval").how == "paired"
 
 
+def test_probes_are_compared_clip_by_clip(root, tasks, tmp_path):
+    pytest.importorskip("sklearn")
+    how = {"tasks": tasks[:1], "probes": True}
+    a = scored(Knowing(noise=4.0), root, tmp_path / "a", name="a", **how)
+    b = scored(Knowing(noise=1.5), root, tmp_path / "b", name="b", **how)
+    comparison = compare(a, b, samples=400)
+    probes = [d for d in comparison.differences if "probe" in d.result]
+    assert len(probes) == 3 + 3 + 4 and {d.how for d in probes} == {"paired"} and comparison.notes == ()
+    kept = [np.load(folder / "outcomes" / "animals.npz") for folder in (a, b)]
+    groups, folds = kept[0]["groups"], kept[0]["folds"]
+    rng = np.random.default_rng(5)
+    for name, tested in (("neighbours-probe", folds >= 0), ("few-shot-probe", folds == folds.max())):
+        gain = kept[1][f"{name}.hits"] - kept[0][f"{name}.hits"]
+        assert np.array_equal(np.isfinite(gain), tested)
+        d = found(comparison, "animals", "accuracy", name)
+        by_fold = [gain[tested & (folds == fold)].mean() for fold in np.unique(folds[tested])]
+        assert d.difference == pytest.approx(np.mean(by_fold)) and d.b - d.a == pytest.approx(d.difference)
+        recordings = [np.flatnonzero(tested & (groups == g)) for g in np.unique(groups[tested])]
+        means = []
+        for _ in range(2000):
+            rows = np.concatenate([recordings[i] for i in rng.integers(len(recordings), size=len(recordings))])
+            means.append(np.mean([gain[rows[folds[rows] == fold]].mean() for fold in np.unique(folds[rows])]))
+        assert (d.low, d.high) == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.05)
+        assert 0 < d.p <= 1
+
+
+def test_other_folds_are_not_paired(root, tasks, tmp_path):
+    pytest.importorskip("sklearn")
+    a = scored(Knowing(), root, tmp_path / "a", tasks[:1], "a", probes=True)
+
+    def halves(folder):
+        clips = [clip.with_(split=f"fold{1 + (n > 19)}") for n, clip in enumerate(read_animals(folder).clips)]
+        return Read(tuple(clips))
+
+    other = animals_task(layout=Layout("animals", ("animals",), halves, "nowhere", "CC0"))
+    b = scored(Knowing(), root, tmp_path / "b", (other,), "b", probes=True)
+    comparison = compare(a, b, samples=20)
+    assert comparison.notes == ("animals: unpaired, since folds differ between the two",)
+    assert {d.how for d in comparison.differences} == {"unpaired"}
+
+
+def test_a_list_in_another_order_is_paired_all_the_same(root, tasks, tmp_path):
+    a = scored(Knowing(), root, tmp_path / "a", tasks[:2], "a")
+
+    def backwards(folder):
+        return Read(read_animals(folder).clips[::-1])
+
+    changed = {"layout": Layout("animals", ("animals",), backwards, "nowhere", "CC0")}
+    b = scored(Knowing(), root, tmp_path / "b", tuple(replace(task, **changed) for task in tasks[:2]), "b")
+    for d in compare(a, b, samples=20).differences:
+        assert (d.how, d.difference, d.low, d.high) == ("paired", 0, 0, 0) and d.p in (None, 1.0)
+
+
 def test_a_model_against_itself_does_not_differ(suites):
     for d in compare(suites[0], suites[0], samples=50).differences:
         assert d.difference == 0
@@ -101,7 +155,7 @@ def test_only_what_is_the_same_is_compared(suites, root, tmp_path):
     fewer = scored(Knowing(), root, tmp_path / "fewer", (animals_task(),), "fewer")
     assert compare(a, fewer, samples=20).left["scenes"] == "not scored for fewer"
     change(b, protocol__suite="clapkit-suite-0")
-    assert "suite is 'clapkit-suite-2' and 'clapkit-suite-0'" in compare(a, b, samples=20).left["animal-captions"]
+    assert "suite is 'clapkit-suite-3' and 'clapkit-suite-0'" in compare(a, b, samples=20).left["animal-captions"]
 
 
 def test_models_of_one_name_are_told_apart_by_their_files(suites):

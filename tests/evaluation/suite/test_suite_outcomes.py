@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from clapkit.evaluation.classifiers.neighbours import Neighbours
 from clapkit.evaluation.metrics import mean_of
+from clapkit.evaluation.probe import few_shot, probe
 from clapkit.evaluation.report import Result, Score
 from clapkit.evaluation.retrieval import label_search, retrieval
 from clapkit.evaluation.suite import controls, outcomes
@@ -125,3 +127,26 @@ def test_nearest_sound_against_a_slow_search(rng):
     alone, found = nearest_sound(audio[:3], labels[:3], [0, 0, 0], samples=5)
     assert np.isnan(found).all()
     assert alone.n == 0 and alone.metrics["accuracy"].chance is None
+
+
+def test_probe_metrics_from_what_is_kept(rng):
+    pytest.importorskip("sklearn")
+    audio, labels, _ = a_task(rng, n=120)
+    groups, folds = [n // 2 for n in range(120)], [f"fold{n % 3}" for n in range(120)]
+    held = [fold == "fold2" for fold in folds]
+    how = {"groups": groups, "samples": 40}
+    made = {
+        outcomes.NEIGHBOURS: probe(audio, labels, folds, classifier=Neighbours(3), **how),
+        outcomes.FEW_SHOT: few_shot(audio, labels, held, shots=3, draws=4, **how),
+    }
+    kept = {"groups": outcomes.numbered(groups), "relevant": label_matrix(labels, NAMES)}
+    kept |= outcomes.probe_outcomes(made, folds)
+    measures = outcomes.measures_of(kept)
+    assert set(measures) == {(name, metric) for name, result in made.items() for metric in result.metrics}
+    for (name, metric), measure in measures.items():
+        found, told = interval(measure), made[name].metrics[metric]
+        assert found.value == pytest.approx(told.value), (name, metric)
+        # A probe lists its rows fold by fold, so recordings are drawn in another order: other draws, nearly the ends.
+        assert (found.low, found.high) == pytest.approx((told.low, told.high), abs=0.04), (name, metric)
+        assert measure.values is not None
+    assert outcomes.probe_outcomes({}, folds) == {}
