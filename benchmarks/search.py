@@ -10,16 +10,18 @@ soon as it ends, under the number of rows; a step that is run again replaces its
 truth   the ten nearest of each query, by comparing with every row in numpy: what the others are measured by
 write   the store is written through its API, 20,000 rows a call
 tune    its indexes are built, and tuned for a recall of 0.95 on 100 of the queries
-ask     the other queries, one after the other: ids and cosines (`search`), whole rows (`find`), with a filter on tags,
-        and compared with every row; the memory of this process. Up to 200,000 rows a store compares with every row
-        by itself
+ask     the other queries, one after the other: ids and cosines (`search`), whole rows (`find`), with a filter on tags
+        that is asked with for the first time (`filtered_anew`: every third query) or was before (`filtered`), and
+        compared with every row (every 17th); the memory of this process. Up to 200,000 rows a store compares with
+        every row by itself
 faiss, lancedb, numpy
         the same queries, one by one, by others: IVF-PQ with a second scoring in float16 (and, up to 200,000 rows, a
         flat index), all in memory; a plain table and its IVF_PQ index; a product with all rows (up to 200,000 rows).
         Where there is something to set, the cheapest of the steps of our own tuning that reaches 0.95 counts
 
-Times are wall clock, in milliseconds, each query once after 50 others. Memory is resident memory in MB, and counts
-pages of mapped files. Ends with status 1 where a figure of 1,000,000 rows misses what it must be.
+Times are wall clock, in milliseconds, each query once after 50 others (10 where every row is compared). Memory is
+resident memory in MB, and counts pages of mapped files. Ends with status 1 where a figure of 1,000,000 rows
+misses what it must be.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ from search_world import TAGS, World
 STEPS = ("truth", "write", "tune", "ask", *search_peers.STEPS)
 K = 10
 TUNED_WITH = 100  # the first of the planted queries
-WARM, EXACT_QUERIES = 50, 30
+WARM = 50
 MUST = {"p50_ms": 10, "p99_ms": 40, "recall": 0.95, "filtered_p50_ms": 25, "build_s": 600, "peak_mb": 1500}
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 
@@ -105,15 +107,21 @@ def tune(world: World, folder: Path) -> dict[str, Any]:
     from clapkit.search.store import Store
 
     laps: list[tuple[str, float]] = []
+    peaks_mb: list[float] = []  # the most memory up to each lap, since the one before
+
+    def lap(step: str) -> None:
+        laps.append((step, time.perf_counter()))
+        peaks_mb.append(peak_mb())
+        forget_peak()
+
     with Store.open(folder / "store") as store:
-        queries_QD = world.queries[:TUNED_WITH]
-        found = tuning.tune(store, queries_QD=queries_QD, on_step=lambda step: laps.append((step, time.perf_counter())))
-        laps.append(("end", time.perf_counter()))
+        found = tuning.tune(store, queries_QD=world.queries[:TUNED_WITH], on_step=lap)
+        lap("end")
     seconds = {step: end_s - start_s for (step, start_s), (_, end_s) in itertools.pairwise(laps)}
+    steps_mb = {step: most_mb for (step, _), most_mb in zip(laps, peaks_mb[1:], strict=False)}
     setting = {"parts": found.parts, "refine": found.refine, "bits": found.bits, "recall": found.recall}
-    disk = disk_by_part(folder / "store")
-    return {"seconds": sum(seconds.values()), "steps_s": seconds, "setting": setting, "peak_mb": peak_mb(),
-            "disk_mb": disk}  # fmt: skip
+    return {"seconds": sum(seconds.values()), "steps_s": seconds, "setting": setting, "peak_mb": max(peaks_mb),
+            "steps_peak_mb": steps_mb, "disk_mb": disk_by_part(folder / "store")}  # fmt: skip
 
 
 def ask(world: World, folder: Path) -> dict[str, Any]:
@@ -132,8 +140,10 @@ def ask(world: World, folder: Path) -> dict[str, Any]:
     def named(kind: str) -> list[set[str]]:
         return [{Row(**world.about(row, 1)[0]).id for row in rows.tolist()} for rows in held[kind]]
 
-    def measured(kind: str, call: Callable[[np.ndarray], Sequence[str]], queries: range) -> dict[str, Any]:
-        times_ms, found = timed(call, world.queries, queries)
+    def measured(
+        kind: str, call: Callable[[np.ndarray], Sequence[str]], queries: range, warm: int = WARM
+    ) -> dict[str, Any]:
+        times_ms, found = timed(call, world.queries, queries, warm)
         right = named(kind)
         recalls = {n: len(right[n] & set(names)) / K for n, names in found.items()}
         return {**spread(times_ms), **recalled(world, recalls)}
@@ -141,30 +151,39 @@ def ask(world: World, folder: Path) -> dict[str, Any]:
     def within(tag: str) -> Callable[[np.ndarray], Sequence[str]]:
         return lambda query_D: view.search(query_D[None], K, where=Filter("tags", "=", tag))[0][0]
 
+    def anew(tag: str) -> Callable[[np.ndarray], Sequence[str]]:
+        def call(query_D: np.ndarray) -> Sequence[str]:
+            view._kept.clear()  # as if nobody had asked with this filter before
+            return within(tag)(query_D)
+
+        return call
+
     asked = range(TUNED_WITH, len(world.queries))
+    third = range(TUNED_WITH, len(world.queries), 3)
     found: dict[str, Any] = {"open_s": opened_s, "rows": len(view)}
     found["search"] = measured("all", lambda query: view.search(query[None], K)[0][0], asked)
     memory["searched"] = rss_mb()
     found["find"] = measured("all", lambda query: [m.row.id for m in find(view, Query(query[None]), K)], asked)
     memory["found"] = rss_mb()
-    found["filtered"] = {tag: measured(tag, within(tag), asked) for tag in TAGS}
+    found["filtered_anew"] = {tag: measured(tag, anew(tag), third) for tag in TAGS}
+    found["filtered"] = {tag: measured(tag, within(tag), third) for tag in TAGS}
     memory["filtered"] = rss_mb()
-    few = range(TUNED_WITH, TUNED_WITH + WARM + EXACT_QUERIES)
-    found["exact"] = measured("all", lambda query: view.search(query[None], K, exact=True)[0][0], few)
+    few = range(TUNED_WITH, len(world.queries), 17)
+    found["exact"] = measured("all", lambda query: view.search(query[None], K, exact=True)[0][0], few, 10)
     memory["exact"] = rss_mb()
     return {**found, "memory_mb": memory, "peak_mb": peak_mb()}
 
 
 def timed(
-    call: Callable[[np.ndarray], Sequence[Any]], queries_QD: np.ndarray, asked: range
+    call: Callable[[np.ndarray], Sequence[Any]], queries_QD: np.ndarray, asked: range, warm: int = WARM
 ) -> tuple[list[float], dict[int, Sequence[Any]]]:
-    """Milliseconds of each query, the first WARM of them left out, and what each found."""
+    """Milliseconds of each query, the first `warm` of them left out, and what each found."""
     times_ms, found = [], {}
     for number in asked:
         started = time.perf_counter()
         found[number] = call(queries_QD[number])
         times_ms.append(1000 * (time.perf_counter() - started))
-    return times_ms[WARM:], found
+    return times_ms[warm:], found
 
 
 def recalled(world: World, recalls: dict[int, float]) -> dict[str, float]:
@@ -195,6 +214,11 @@ def peak_mb() -> float:
     raise OSError("this system does not say how much memory a process has held at most")
 
 
+def forget_peak() -> None:
+    """The most memory is counted from here on."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
 def disk_mb(folder: Path) -> float:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
 
@@ -214,9 +238,9 @@ def missed(rows: dict[str, Any]) -> Iterator[str]:
     found = {
         "p50_ms": rows["ask"]["search"]["p50_ms"],
         "p99_ms": rows["ask"]["search"]["p99_ms"],
-        "filtered_p50_ms": rows["ask"]["filtered"]["hundredth"]["p50_ms"],
+        "filtered_p50_ms": rows["ask"]["filtered_anew"]["hundredth"]["p50_ms"],
         "build_s": rows["write"]["seconds"] + rows["tune"]["seconds"],
-        "peak_mb": rows["ask"]["peak_mb"],
+        "peak_mb": max(rows["ask"]["peak_mb"], rows["tune"]["peak_mb"], rows["write"]["peak_mb"]),
     }
     yield from (f"{name} is {value:.1f}, not {MUST[name]}" for name, value in found.items() if value > MUST[name])
     if rows["ask"]["search"]["recall"] < MUST["recall"]:

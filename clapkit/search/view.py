@@ -23,6 +23,7 @@ EXACT_ROWS = 200_000  # up to here every query is compared with every row
 FILTERED_ROWS = 20_000  # and with every row that filters leave: the index finds a fifth of the nearest among 1 %
 _PIECE_ROWS = 8192
 _ASKED_IDS = 2000
+_FILTERS = 16  # are remembered, with the places of the rows that match
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class View:
         self._table, self._folder = table, folder
         self._lock = threading.Lock()
         self._scan: Scan | None = None
+        self._kept: dict[str, np.ndarray | int] = {}
         self.space = space
         self.version: int = table.version
         self._rows: int = table.count_rows()
@@ -60,14 +62,19 @@ class View:
         if k < 1:
             raise SpecError(f"k is {k}; it has to be at least 1")
         sql = sql_of(where)
-        every = exact or self.space.tuning is None or len(self) <= EXACT_ROWS
-        places_K = None if sql is None else self._places(sql, None if every else FILTERED_ROWS + 1)
-        if every or (places_K is not None and len(places_K) <= FILTERED_ROWS):
-            scan = self.scan()
-            return scan.search(queries_QD, k, None if places_K is None else scan.positions(places_K))
-        kept = len(self) if sql is None else self._table.count_rows(sql)
+        tuning = None if exact or len(self) <= EXACT_ROWS else self.space.tuning
+        if sql is None:
+            if tuning is None:
+                return self.scan().search(queries_QD, k)
+            return self.approximate(queries_QD, k, tuning=tuning)
+        kept = self._matching(sql)
+        if isinstance(kept, int) and tuning is None:
+            kept = self.scan().positions(self._places(sql, None))
+        if not isinstance(kept, int):
+            return self.scan().search(queries_QD, k, kept)
+        assert tuning is not None, "rows that nothing tells how to find are compared"
         # The fewer rows a filter leaves, the more parts hold as many of them as were looked at when this was tuned.
-        tuning = replace(self.space.tuning, parts=self.space.tuning.parts * math.ceil(len(self) / kept))
+        tuning = replace(tuning, parts=tuning.parts * math.ceil(len(self) / kept))
         return self.approximate(queries_QD, k, tuning=tuning, sql=sql)
 
     def approximate(
@@ -158,6 +165,21 @@ class View:
     def _scan_file(self) -> ScanFile:
         dtype = "float32" if len(self) <= EXACT_ROWS else "float16"
         return ScanFile(self._folder, self.space.table, self.version, len(self), self.space.dimension, dtype)
+
+    def _matching(self, sql: str) -> np.ndarray | int:
+        """Where in the scan the rows are that match; where they are too many to compare with all, how many.
+
+        Kept, as far as there is room: whoever has set a filter asks more than once.
+        """
+        found = self._kept.get(sql)
+        if found is None:
+            most = EXACT_ROWS if len(self) <= EXACT_ROWS else FILTERED_ROWS
+            places_K = self._places(sql, most + 1)
+            found = self.scan().positions(places_K) if len(places_K) <= most else self._table.count_rows(sql)
+            if len(self._kept) >= _FILTERS:
+                self._kept.clear()
+            self._kept[sql] = found
+        return found
 
     def _places(self, sql: str, most: int | None) -> np.ndarray:
         query = self._table.search().where(sql).select(["window"]).with_row_id(True)

@@ -66,7 +66,9 @@ def test_writing_lets_go_of_what_is_written(tmp_path, monkeypatch):
     made = ScanFile(tmp_path, "space", 1, ROWS, DIMENSION, "float32").open(watched)
     assert seen_mb[-1] - seen_mb[0] < 3  # ids and places stay: 28 bytes a row
     expected_ND = np.concatenate([vectors_RD for vectors_RD, _, _ in pieces()])
-    np.testing.assert_allclose(made.vectors, expected_ND / np.linalg.norm(expected_ND, axis=1, keepdims=True), atol=1e-6)
+    np.testing.assert_allclose(
+        made.vectors, expected_ND / np.linalg.norm(expected_ND, axis=1, keepdims=True), atol=1e-6
+    )
 
 
 def test_blocks_find_what_one_comparison_finds(tmp_path, monkeypatch):

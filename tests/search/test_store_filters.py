@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 pytest.importorskip("lancedb")
 
 from clapkit.errors import SpecError
+from clapkit.search import view as views
 from clapkit.search.rows import Row
 from clapkit.search.store import Store
 from clapkit.search.where import Filter, sql_of
@@ -131,3 +132,18 @@ def test_what_cannot_be_read_is_refused(text, message):
 def test_no_filters_are_no_condition():
     assert sql_of(None) is None and sql_of([]) is None
     assert sql_of(Filter("start_s", "<", 2)) == "(start_s < 2.0)"
+
+
+def test_a_filter_is_looked_up_once(store, monkeypatch):
+    view, looked = Store.open(store.place.name).view, []
+    whole = view._places
+    monkeypatch.setattr(view, "_places", lambda sql, most: looked.append(sql) or whole(sql, most))
+    monkeypatch.setattr(views, "_FILTERS", 2)
+    rain, dog, long = Filter("tags", "=", "rain"), Filter("tags", "=", "dog"), Filter("duration_s", ">=", 7)
+    rng = np.random.default_rng(1)
+    for filters in ([rain], [dog], [rain], [dog], [long], [long], [rain]):  # the third leaves room for itself alone
+        query_1D = rng.standard_normal((1, 4))
+        (ids,), scores = view.search(query_1D, 5, where=filters)
+        (expected,), same = Store.open(store.place.name).view.search(query_1D, 5, where=filters)
+        assert ids == expected and np.array_equal(scores, same)
+    assert len(looked) == 4
