@@ -24,7 +24,7 @@ from clapkit.server.refusals import Refusal
 from clapkit.server.rows import Row, SoundIndex, StoreRows
 from clapkit.server.shelf import Shelf
 from clapkit.server.spectrogram import spectrogram_png
-from clapkit.server.wanted import Wanted
+from clapkit.server.wanted import Example, Wanted
 from clapkit.server.workers import Staff
 from clapkit.text.prompts import DEFAULT, fill
 
@@ -54,8 +54,8 @@ class Desk:
         """Unit-norm vectors [n, d] of texts that were checked."""
         return await self.texts.embed(texts)
 
-    async def sound_vector(self, sound: bytes, *, start_s: float = 0.0, end_s: float | None = None) -> np.ndarray:
-        """The unit-norm vector [d] of an uploaded sound, or of a stretch of it. Refusal (413) for one too long."""
+    async def sound_vector(self, sound: bytes | str, *, start_s: float = 0.0, end_s: float | None = None) -> np.ndarray:
+        """The unit-norm vector [d] of a sound (an upload, or a path), or of a part. Refusal (413) if too long."""
         samples_N = (await self.staff.decoding.run(self._decoded, sound, start_s, end_s)).samples
         return await self.staff.hearing.run(self._heard, samples_N)
 
@@ -79,7 +79,7 @@ class Desk:
         like = [*words_ND[: len(wanted.texts)]]
         if wanted.sound is not None:
             like.append(await self.sound_vector(wanted.sound, start_s=wanted.start_s, end_s=wanted.end_s))
-        like += [await self.vector(id) for id in wanted.like]
+        like += [await self.example_vector(one) for one in wanted.like]
         if not like:
             raise Refusal(422, "there is nothing to look for: give a text, a sound, rows that it should be like")
         return Query(
@@ -93,16 +93,17 @@ class Desk:
         )
 
     async def find(self, wanted: Wanted) -> list[tuple[Row, float]]:
-        """The rows that a search finds, best first, without those that are its examples."""
+        """The rows that a search finds, best first, without those that are its examples, or overlap them."""
         query = await self.query(wanted)
-        count = wanted.k + len(wanted.like)
+        known = {id for example in wanted.like for id in await self._rows_of(example)}
+        count = wanted.k + len(known)
         if wanted.is_plain:
             found = await self.nearest(query.directions()[0], count)
         elif isinstance(self.index, StoreRows):
             found = await self.searching(_found, self.index, query, wanted, count, self.limits.candidates)
         else:
             found = await self.nearest(self._direction(query, wanted), count)
-        return [(row, score) for row, score in found if row.id not in wanted.like][: wanted.k]
+        return [(row, score) for row, score in found if row.id not in known][: wanted.k]
 
     async def nearest(self, direction_D: np.ndarray, k: int) -> Sequence[tuple[Row, float]]:
         """The `k` rows nearest to a direction, with their cosines."""
@@ -125,6 +126,13 @@ class Desk:
         if vector_D is None:
             raise Refusal(404, f"there is no sound with the id '{id}'")
         return vector_D
+
+    async def example_vector(self, example: Example) -> np.ndarray:
+        """The unit-norm vector [d] of a row, or of a stretch of its file, which is heard for it."""
+        if example.end_s is None:
+            return await self.vector(example.id)
+        path, _ = self.shelf.find(await self.row(example.id))
+        return await self.sound_vector(path, start_s=example.start_s, end_s=example.end_s)
 
     async def spectrogram(self, row: Row, *, start_s: float, duration_s: float, width: int, height: int) -> bytes:
         """A PNG of `duration_s` seconds of the file of a row, from `start_s`; the last ones that were made are kept."""
@@ -156,7 +164,16 @@ class Desk:
             raise Refusal(422, "what is wanted and what is not cancel each other: nothing is left to look for")
         return unit_rows(direction_1D, what="the query")[0]
 
-    def _decoded(self, sound: bytes, start_s: float, end_s: float | None) -> Sound:
+    async def _rows_of(self, example: Example) -> list[str]:
+        """The ids of the rows that hold what an example is."""
+        if example.end_s is None or not isinstance(self.index, StoreRows):
+            return [example.id]
+        windows = await self.searching(self.index.windows_beside, example.id)
+        ends_s = [row.start_s + (row.duration_s or 0.0) for row in windows]
+        beside = zip(windows, ends_s, strict=True)
+        return [row.id for row, end_s in beside if row.start_s < example.end_s and example.start_s < end_s]
+
+    def _decoded(self, sound: bytes | str, start_s: float, end_s: float | None) -> Sound:
         limit_s = self.limits.sound_s
         length_s = limit_s if end_s is None else end_s - start_s
         if length_s > limit_s:

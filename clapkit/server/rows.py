@@ -158,6 +158,11 @@ class StoreRows:
     def vector(self, id: str) -> np.ndarray | None:
         return None if self.row(id) is None else self.view.vectors([id])[0]
 
+    def windows_beside(self, id: str) -> list[Row]:
+        """All windows of the file of a row, itself among them, in the order of time; none if there is no such row."""
+        row = self.row(id)
+        return [] if row is None or row.file is None else [_window(found) for found in self.view.windows_of(row.file)]
+
     def files(self) -> Iterable[str]:
         return self.view.files()
 

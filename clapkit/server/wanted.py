@@ -15,6 +15,8 @@ from clapkit.server.refusals import Refusal
 from clapkit.server.uploads import Form
 
 ID = r"^[A-Za-z0-9_-]{1,128}$"
+_SECONDS = r"([0-9]{1,7}(?:\.[0-9]{1,9})?)"
+_EXAMPLE = re.compile(rf"([A-Za-z0-9_-]{{1,128}})(?::{_SECONDS}-{_SECONDS})?")
 FIELDS = (
     "text",
     "without",
@@ -35,10 +37,19 @@ JOINED = ("mean", "any")
 
 
 @dataclass(frozen=True)
+class Example:
+    """What results should be like: the row `id`, or the seconds from `start_s` to `end_s` of its file."""
+
+    id: str
+    start_s: float = 0.0
+    end_s: float | None = None
+
+
+@dataclass(frozen=True)
 class Wanted:
     """One search, checked.
 
-    texts, sound, like    what is looked for: words, an uploaded sound (from `start_s` to `end_s`), ids of rows
+    texts, sound, like    what is looked for: words, an uploaded sound (from `start_s` to `end_s`), rows
     without               what it should not sound like
     joined                "mean": like all of them at once; "any": like one of them
     where, words          filters, and words that are looked up in names, tags and metadata
@@ -50,7 +61,7 @@ class Wanted:
     k: int = 10
     texts: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
-    like: tuple[str, ...] = ()
+    like: tuple[Example, ...] = ()
     joined: str = "mean"
     where: tuple[Filter, ...] = ()
     words: str | None = None
@@ -92,9 +103,6 @@ def checked_search(
         raise Refusal(422, f"text, without and like come {parts} times: expected at most {limits.parts} together")
     if len(where) > limits.filters:
         raise Refusal(422, f"where comes {len(where)} times: expected at most {limits.filters} filters")
-    for id in like:
-        if not re.fullmatch(ID, id):
-            raise Refusal(422, f"like is '{id}': expected the id of a row, as a search gives it")
     if joined not in JOINED:
         raise Refusal(422, f"joined is '{joined}': expected {' or '.join(JOINED)}")
     _check_range("variety", variety, 0, 1)
@@ -108,7 +116,7 @@ def checked_search(
         k=k,
         texts=_texts(text, "text", limits),
         without=_texts(without, "without", limits),
-        like=tuple(like),
+        like=_examples(like, limits),
         joined=joined,
         where=tuple(_filter(one, limits) for one in where),
         words=None if words is None else checked_text(words, limits, what="words"),
@@ -145,6 +153,29 @@ def refuse_unknown(names: Sequence[str], known: Sequence[str]) -> None:
     for name in names:
         if name not in known:
             raise Refusal(422, f"there is no parameter '{name}'; {nearest_name(name, list(known))}")
+
+
+def _examples(written: Sequence[str], limits: Limits) -> tuple[Example, ...]:
+    """ID or ID:FROM-TO each; all stretches together are bounded, since each of them has to be decoded and heard."""
+    examples = tuple(_example(one) for one in written)
+    heard_s = sum(one.end_s - one.start_s for one in examples if one.end_s is not None)
+    if heard_s > limits.sound_s:
+        told = f"like asks for {heard_s:g} s of sounds to be heard: expected at most {limits.sound_s:g} s"
+        raise Refusal(413, told)
+    return examples
+
+
+def _example(written: str) -> Example:
+    found = _EXAMPLE.fullmatch(written)
+    if found is None:
+        told = "expected the id of a row, as a search gives it, or a stretch of its file as ID:FROM-TO in seconds"
+        raise Refusal(422, f"like is '{written}': {told}")
+    id, start, end = found.groups()
+    if end is None:
+        return Example(id)
+    if not float(start) < float(end):
+        raise Refusal(422, f"like is '{written}': the stretch has to end after it begins")
+    return Example(id, float(start), float(end))
 
 
 def _texts(texts: Sequence[str], what: str, limits: Limits) -> tuple[str, ...]:

@@ -194,6 +194,47 @@ def test_searches_that_are_none(store_http, params, told, more):
         assert told in message and more in message, message
 
 
+@pytest.mark.parametrize("how", ["get", "post"])
+def test_seconds_of_an_indexed_file_are_an_example(store_http, served, windows, how):
+    """Heard like an uploaded sound; the rows that overlap them are not among the results, others of the file are."""
+    row = next(row for row in windows.rows if row.window == 1 and row.file.endswith("tone 3.wav"))
+    samples_N, rate_hz = soundfile.read(served.files[3], dtype="float32")
+    part_D = served.clap.embed_audio([(samples_N[round(0.1 * rate_hz) : round(0.4 * rate_hz)], rate_hz)])[0]
+    overlap = {r.id for r in windows.rows if r.file == row.file and r.start_s < 0.4 and r.start_s + r.duration_s > 0.1}
+    beside = {r.id for r in windows.rows if r.file == row.file} - overlap
+    assert overlap and beside
+    ids, vectors_ND = windows.found(lambda r: r.id not in overlap)
+    results = found(store_http, how, like=f"{row.id}:0.1-0.4", k=len(windows.rows))
+    check(results, ids, vectors_ND @ part_D, len(ids))
+    assert beside <= {hit["id"] for hit in results}
+    rain_D = served.clap.embed_text(["rain"])[0]
+    mixed = found(store_http, how, like=[f"{row.id}:0.1-0.4"], text="rain", without="bell", k=3)
+    bell_N = np.maximum(vectors_ND @ served.clap.embed_text(["bell"])[0], 0)
+    check(mixed, ids, vectors_ND @ unit(part_D + rain_D) - 0.5 * bell_N, 3)
+
+
+def test_stretches_that_are_none(store_http, http, windows):
+    id = windows.rows[0].id
+    for like, status, told in (
+        (f"{id}:0.5", 422, "ID:FROM-TO"),
+        (f"{id}:-1-2", 422, "ID:FROM-TO"),
+        (f"{id}:nan-2", 422, "ID:FROM-TO"),
+        (f"{id}:1e1-2e1", 422, "ID:FROM-TO"),
+        (f"{id}:0-99999999", 422, "ID:FROM-TO"),
+        (f"{id}:\u0661-\u0662", 422, "ID:FROM-TO"),
+        (f"{id}:2-2", 422, "has to end after it begins"),
+        (f"{id}:0-121", 413, "121 s of sounds"),
+        ([f"{id}:0-70", f"{id}:0-60"], 413, "130 s of sounds"),
+        (f"{id}:50-60", 422, "cannot be used"),
+        (f"{'0' * 20}:0-1", 404, "0" * 20),
+    ):
+        answer = store_http.get("/search", params={"like": like})
+        assert answer.status_code == status and told in answer.json()["error"]["message"], answer.text
+    row = http.get("/search", params={"text": "rain", "k": 1}).json()["results"][0]
+    others = http.get("/search", params={"like": f"{row['id']}:0.2-0.6", "k": 9}).json()["results"]
+    assert len(others) == 5 and row["id"] not in {other["id"] for other in others}
+
+
 def test_more_searches_that_are_none(store_http, served):
     sound = {"sound": served.files[0].read_bytes()}
     for fields, status, told in (

@@ -47,7 +47,7 @@ async def search_by_words(
     text: Annotated[list[str], _several("what to look for; repeatable")],
     without: Annotated[list[str], _several("what it should not sound like; repeatable")],
     where: Annotated[list[str], _several("a filter that has to hold, such as duration_s>=0.5; repeatable")],
-    like: Annotated[list[str], _several("id of a row that it should be like; repeatable")],
+    like: Annotated[list[str], _several("id of a row that it should be like, or ID:FROM-TO in seconds; repeatable")],
     k: _K = 10,
     words: Annotated[str | None, Query(description="looked up in names, tags and metadata too")] = None,
     joined: Annotated[Literal["mean", "any"], Query(description="like all examples at once, or like any")] = "mean",

@@ -10,6 +10,7 @@ from urllib.request import urlopen
 
 import numpy as np
 import pytest
+import soundfile
 
 from clapkit.search.query import Query, find
 
@@ -256,6 +257,91 @@ def test_the_selected_sound_in_detail(go, library):
     page.wait_for_function(PLAYS)
     length_s = page.evaluate("document.getElementById('player').duration")
     assert abs(page.evaluate("document.getElementById('player').currentTime") / length_s - 0.5) < 0.2
+
+
+CHOSEN = """() => {
+    const veil = document.querySelector('.chosen');
+    const part = (name) => Number(veil.style.getPropertyValue(name));
+    return veil.hidden ? null : [part('--from'), part('--to')];
+}"""
+
+
+def drag(page, selector, begin, end):
+    """Draw from one share of the width of an element to another."""
+    box = page.locator(selector).bounding_box()
+    page.mouse.move(box["x"] + begin * box["width"], box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + end * box["width"], box["y"] + box["height"] / 2, steps=6)
+    page.mouse.up()
+
+
+def open_long(go):
+    """The page with the long file selected, its waveform drawn, and how long it is."""
+    page = go("?q=siren&where=folder+contains+long")
+    settle(page)
+    page.locator(".row .name").first.click()
+    page.wait_for_function("() => document.querySelector('.wave > div')?.shadowRoot?.querySelector('canvas')")
+    return page, float(page.locator("#part-to").get_attribute("placeholder"))
+
+
+def told_of_part(library, from_s, end_s):
+    """The names that a search by seconds of the long file finds, as the library itself has it."""
+    file = next(path for path, tag in library.files.items() if tag == "field")
+    samples_N, rate_hz = soundfile.read(file, dtype="float32")
+    part_N = samples_N[round(from_s * rate_hz) : round(end_s * rate_hz)]
+    return expected(library, Query(library.clap.embed_audio([(part_N, rate_hz)])))
+
+
+@pytest.mark.parametrize("what", [".wave", ".view"])
+def test_a_part_that_is_drawn_is_searched_by(go, library, names, what):
+    page, length_s = open_long(go)
+    drag(page, what, 0.6, 0.25)  # backwards
+    assert page.evaluate(CHOSEN) == pytest.approx([0.25, 0.6], abs=0.01)
+    assert not page.evaluate(PLAYS), "drawing is no click"
+    from_s, end_s = (float(page.input_value(f"#part-{name}")) for name in ("from", "to"))
+    assert [from_s, end_s] == pytest.approx([0.25 * length_s, 0.6 * length_s], abs=0.02 * length_s)
+    page.get_by_role("button", name="Play the part").click()
+    page.wait_for_function("from => document.getElementById('player').currentTime > from + 0.1", arg=from_s)
+    page.wait_for_function("() => document.getElementById('player').paused")
+    assert page.evaluate("document.getElementById('player').currentTime") == pytest.approx(end_s, abs=0.3)
+    page.get_by_role("button", name="Find similar").click()
+    page.wait_for_function("() => location.search.includes('like=')")
+    (example,) = address_of(page)["like"]
+    assert example.partition(":")[2] == f"{from_s:.2f}-{end_s:.2f}"
+    settle(page)
+    wanted = [name for name in told_of_part(library, from_s, end_s) if "a walk" not in name]
+    page.wait_for_function("name => document.querySelector('.row .name')?.title === name", arg=wanted[0])
+    assert [name for name in names(page) if "a walk" not in name][:20] == wanted[:20]
+    assert page.locator("#examples .chip").inner_text().strip() == f"a walk.flac {from_s:.2f}–{end_s:.2f} s"
+    again = go(f"?{urlsplit(page.url).query}")
+    settle(again)
+    assert names(again) == names(page)
+
+
+def test_a_part_without_a_pointer(go):
+    """Typed as seconds, or marked by keys while it plays."""
+    page, length_s = open_long(go)
+    assert page.get_by_role("button", name="Find similar").is_disabled()
+    page.fill("#part-from", "1.5")
+    page.fill("#part-to", "1.4")
+    assert page.evaluate(CHOSEN) is None and page.get_by_role("button", name="Find similar").is_disabled()
+    page.fill("#part-to", "2.5")
+    assert page.evaluate(CHOSEN) == pytest.approx([1.5 / length_s, 2.5 / length_s])
+    page.press("#part-to", "Enter")
+    page.wait_for_function("() => location.search.includes('1.50-2.50')")
+    page.get_by_role("button", name="No part").click()
+    assert page.evaluate(CHOSEN) is None
+    page.locator("#detail .play").first.click()
+    page.wait_for_function(PLAYS)
+    page.locator("#detail h2").click()
+    page.keyboard.press("i")
+    begun = float(page.input_value("#part-from"))
+    page.wait_for_function("at => document.getElementById('player').currentTime > at + 0.4", arg=begun)
+    page.keyboard.press("o")
+    ended = float(page.input_value("#part-to"))
+    assert begun + 0.3 < ended < length_s
+    page.keyboard.press("r")
+    page.wait_for_function("part => location.search.includes(part)", arg=f"{begun:.2f}-{ended:.2f}")
 
 
 def test_labels_are_the_listeners_own(go, library):

@@ -61,11 +61,18 @@ def test_a_server_that_dies_is_missed_and_comes_back(open_library, go):
 
 def test_a_busy_server_says_so(go):
     page = go(may_complain=True)
-    told = {"error": {"message": "more than 256 requests are under way: try again in a moment", "type": "busy"}}
-    page.route("**/search?*", lambda route: route.fulfill(status=503, json=told))
+    told = {"error": {"message": "more than 256 requests are under way: try again in a moment"}}
+    asked = []
+
+    def refuse(route):
+        asked.append(route.request.url)
+        route.fulfill(status=429, json=told, headers={"Retry-After": "0.2"})
+
+    page.route("**/search?*", refuse)
     page.fill("#query", "rain")
-    page.wait_for_selector(".message h2:has-text('could not answer')")
+    page.wait_for_selector(".message h2:has-text('server is busy')")
     assert told["error"]["message"] in page.inner_text(".message")
+    assert len(asked) == 3, "it is asked again by itself before anybody is told"
     page.unroute("**/search?*")
     page.get_by_role("button", name="Try again").click()
     page.wait_for_selector(SETTLED)

@@ -3,6 +3,7 @@
 import { h } from "./dom.js";
 
 const KEY = "clapkit.key";
+const TRIES = 3; // of a server that is busy
 
 /** The server answered, and said no: `status`, and the reason in `message`. */
 export class Refused extends Error {
@@ -61,6 +62,10 @@ export class Api {
         if (sent === this.#key) await this.#askKey();
         continue;
       }
+      if (answer.status === 429 && tries < TRIES - 1) {
+        await pause(Number(answer.headers.get("retry-after")) || 1, options.signal);
+        continue;
+      }
       throw await refusal(answer);
     }
   }
@@ -89,6 +94,15 @@ function readKey() {
   } catch {
     return null;
   }
+}
+
+/** Wait, unless nobody waits for the answer any more. */
+function pause(time_s, signal) {
+  return new Promise((resolve, reject) => {
+    signal?.throwIfAborted();
+    setTimeout(resolve, 1000 * time_s);
+    signal?.addEventListener("abort", () => reject(signal.reason), { once: true });
+  });
 }
 
 async function refusal(answer) {

@@ -2,6 +2,7 @@
 
 import { isAbort, Refused } from "./api.js";
 import { h, iconButton, nameAndFolder, relabel, seconds } from "./dom.js";
+import { Part, partOf } from "./part.js";
 import { tagsOf } from "./results.js";
 
 const WAIT_MS = 120; // so that running through a list does not load all of it
@@ -19,8 +20,12 @@ export class Detail {
   #duration_s = 0;
   #running = null;
   #timer = 0;
+  #part;
 
-  /** `act` has `close()`, `similar(id)`, `open(hit)`, `placeOf(hit)` and `text()`, the words that are searched for. */
+  /**
+   * `act` has `close()`, `similar(example)`, `add(example)`, `open(hit)`, `placeOf(hit)` and `text()`, the words that are
+   * searched for. An example is the id of a row, or a part of its file.
+   */
   constructor(aside, { api, player, waveform, labels, act }) {
     this.#aside = aside;
     this.#api = api;
@@ -28,6 +33,12 @@ export class Detail {
     this.#waveform = waveform;
     this.#labels = labels;
     this.#act = act;
+    this.#part = new Part({
+      seek: (time_s) => this.#seek(time_s),
+      play: (part) => player.play(this.#hit.id, part),
+      similar: (part) => act.similar(partOf(this.#hit.id, part)),
+      add: (part) => act.add(partOf(this.#hit.id, part)),
+    });
     player.addEventListener("change", () => this.#mark());
     player.addEventListener("progress", () => this.#follow());
     this.nothing();
@@ -51,6 +62,13 @@ export class Detail {
     const running = new AbortController();
     this.#running = running;
     this.#timer = setTimeout(() => this.#fill(hit, running.signal), WAIT_MS);
+  }
+
+  /** Let the part to search by begin, or end, where the sound is playing now; or search by it. */
+  cut(what) {
+    if (!this.#hit) return;
+    if (what === "search") this.#part.search();
+    else if (this.#player.id === this.#hit.id && this.#duration_s) this.#part[what](this.#player.at_s);
   }
 
   /** The same row, but asked for with other words. */
@@ -81,10 +99,7 @@ export class Detail {
     };
     this.#parts = parts;
     const view = h("div", { class: "view" }, parts.picture, parts.overlay, parts.head);
-    view.addEventListener("click", (event) => {
-      const box = view.getBoundingClientRect();
-      this.#seek((this.#duration_s * (event.clientX - box.left)) / box.width);
-    });
+    const sight = h("div", { class: "sight" }, parts.wave, view);
     this.#aside.replaceChildren(
       h(
         "header",
@@ -92,7 +107,7 @@ export class Detail {
         h("div", {}, h("h2", { text: name }), folder ? h("p", { class: "quiet", text: folder }) : null),
         iconButton("close", "Close", this.#act.close),
       ),
-      h("div", { class: "sight" }, parts.wave, view),
+      sight,
       h(
         "div",
         { class: "transport" },
@@ -101,6 +116,7 @@ export class Detail {
         iconButton("similar", `Sounds like ${name}`, () => this.#act.similar(hit.id)),
         iconButton("download", `Download ${name}`, () => this.#download()),
       ),
+      this.#part.over(sight),
       facts(hit),
       parts.moments,
       this.#labels.section(),
@@ -123,7 +139,7 @@ export class Detail {
       if (signal.aborted) return;
       if (made) {
         this.#duration_s = made.duration_s;
-        this.#waveform.draw(wave, made, { onSeek: (time_s) => this.#seek(time_s) });
+        this.#waveform.draw(wave, made);
         this.#waveform.at(this.#player.id === hit.id ? this.#player.at_s : hit.start_s);
         time.textContent = seconds(made.duration_s);
       } else told = "Too long for a waveform here.";
@@ -133,6 +149,7 @@ export class Detail {
     }
     if (told) wave.replaceChildren(h("p", { class: "quiet", text: told }));
     this.#duration_s ||= hit.start_s + (hit.duration_s ?? 0);
+    this.#part.length(this.#duration_s);
     await Promise.allSettled([this.#showPicture(picture, signal), this.#showMoments(hit, signal)]);
   }
 

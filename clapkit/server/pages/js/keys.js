@@ -8,13 +8,15 @@ const CARD = [
   ["Space", "play or stop"],
   ["s", "sounds like the selected one"],
   ["a", "add the selected one as an example"],
+  ["i  o", "a part begins, ends where it plays now"],
+  ["r", "sounds like that part"],
   ["m", "list or map"],
   ["f", "filters"],
   ["Esc", "leave a field; close; then clear all"],
   ["?", "this card"],
 ];
 
-/** Call `act.focus`, `act.move(step)`, `act.play`, `act.similar`, `act.add`, `act.map`, `act.filters`, `act.escape`. */
+/** Call `act.focus`, `act.move(step)`, `act.play`, `act.similar`, `act.add`, `act.cut(what)`, `act.map`, `act.filters`, `act.escape`. */
 export function listenToKeys(act) {
   const commands = {
     "/": act.focus,
@@ -25,6 +27,9 @@ export function listenToKeys(act) {
     " ": act.play,
     s: act.similar,
     a: act.add,
+    i: () => act.cut("beginAt"),
+    o: () => act.cut("endAt"),
+    r: () => act.cut("search"),
     m: act.map,
     f: act.filters,
     "?": showKeys,

@@ -8,6 +8,7 @@ import { Filters } from "./filters.js";
 import { listenToKeys, showKeys } from "./keys.js";
 import { Labels } from "./labels.js";
 import { MapView } from "./mapview.js";
+import { readPart } from "./part.js";
 import { Player } from "./player.js";
 import { notice, Results } from "./results.js";
 import { Search } from "./search.js";
@@ -59,6 +60,7 @@ const detail = new Detail(at("detail"), {
   act: {
     close: () => state.set({ sel: "" }),
     similar,
+    add,
     open: (hit) => state.set({ sel: hit.id }),
     placeOf,
     text: () => state.now.q.trim(),
@@ -80,14 +82,18 @@ const search = new Search(api, {
   nothing: showNothing,
 });
 
-function similar(id) {
+/** What sounds like an example: the id of a row, or a part of its file. */
+function similar(example) {
   setSound(null);
-  state.set({ q: "", without: "", like: [id], view: "list" }, { step: true });
+  const sheet = isNarrow() ? { sel: "" } : {}; // it lies over the results
+  state.set({ q: "", without: "", like: [example], view: "list", ...sheet }, { step: true });
 }
 
-function add(id) {
-  if (!state.now.like.includes(id)) state.set({ like: [...state.now.like, id] }, { step: true });
+function add(example) {
+  if (!state.now.like.includes(example)) state.set({ like: [...state.now.like, example] }, { step: true });
 }
+
+const isNarrow = () => matchMedia("(max-width: 1099px)").matches;
 
 function setSound(file) {
   if (sound === file) return;
@@ -135,7 +141,8 @@ function showFailure(error) {
     return;
   }
   at("summary").textContent = "";
-  const title = error.status >= 500 ? "The server could not answer" : "That cannot be searched for";
+  const failed = error.status >= 500 ? "The server could not answer" : "That cannot be searched for";
+  const title = error.status === 429 ? "The server is busy" : failed;
   const again = h("button", { type: "button", class: "primary", text: "Try again", on: { click: ask } });
   results.message(...notice(title, error.message, again));
 }
@@ -183,9 +190,11 @@ function showExamples() {
   const nameOf = (id) => nameAndFolder(results.hit(id)?.name ?? map.point(id)?.name ?? names.get(id) ?? "a sound")[0];
   const chip = (name, remove) =>
     h("span", { class: "chip held" }, h("span", { text: name }), iconButton("close", `Remove ${name} from the query`, remove));
-  const chips = state.now.like.map((id) =>
-    chip(nameOf(id), () => state.set({ like: state.now.like.filter((one) => one !== id) }, { step: true })),
-  );
+  const chips = state.now.like.map((example) => {
+    const { id, seconds } = readPart(example);
+    const without = state.now.like.filter((one) => one !== example);
+    return chip(`${nameOf(id)} ${seconds}`.trim(), () => state.set({ like: without }, { step: true }));
+  });
   if (sound) {
     chips.push(
       chip(sound.name, () => {
@@ -231,7 +240,7 @@ function showView(view) {
 }
 
 state.onChange((now, before) => {
-  for (const id of now.like) {
+  for (const { id } of now.like.map(readPart)) {
     const name = results.hit(id)?.name;
     if (name) names.set(id, name);
     else learnName(id).then(showExamples, () => {});
@@ -262,7 +271,7 @@ function selectedHit() {
 
 function escape() {
   if (!at("banner").hidden) hideBanner();
-  else if (state.now.sel && matchMedia("(max-width: 1099px)").matches) state.set({ sel: "" });
+  else if (state.now.sel && isNarrow()) state.set({ sel: "" });
   else if (!isEmpty(state.now) || sound) {
     player.stop();
     setSound(null);
@@ -290,6 +299,7 @@ listenToKeys({
   },
   similar: () => state.now.sel && similar(state.now.sel),
   add: () => state.now.sel && add(state.now.sel),
+  cut: (what) => detail.cut(what),
   map: () => state.set({ view: state.now.view === "map" ? "list" : "map" }, { step: true }),
   filters: toggleFilters,
   escape,
@@ -341,8 +351,7 @@ async function meet() {
 }
 
 async function start() {
-  const isWide = matchMedia("(min-width: 1100px)").matches;
-  if (isWide && remembered("filters", "shown") === "shown") toggleFilters();
+  if (!isNarrow() && remembered("filters", "shown") === "shown") toggleFilters();
   at("query").value = state.now.q;
   at("without").value = state.now.without;
   showExamples();
@@ -350,7 +359,7 @@ async function start() {
   await Promise.all([meet(), isEmpty(state.now) ? null : ask()]);
   if (isEmpty(state.now)) ask();
   if (state.now.sel) showSelected(state.now.sel);
-  for (const id of state.now.like) learnName(id).then(showExamples, () => {});
+  for (const { id } of state.now.like.map(readPart)) learnName(id).then(showExamples, () => {});
   document.documentElement.dataset.ready = "yes";
 }
 

@@ -107,23 +107,24 @@ export class Painter {
     return this.#colours[Math.min(COLOURS, this.#numberOf.get(name) ?? COLOURS)];
   }
 
+  #circle(x, y, radius) {
+    this.#pen.beginPath();
+    this.#pen.arc(x, y, radius, 0, 2 * Math.PI);
+  }
+
   #dot(x, y, radius, fill, opacity) {
-    const pen = this.#pen;
-    pen.globalAlpha = opacity;
-    pen.fillStyle = fill;
-    pen.beginPath();
-    pen.arc(x, y, radius, 0, 2 * Math.PI);
-    pen.fill();
-    pen.globalAlpha = 1;
+    this.#pen.globalAlpha = opacity;
+    this.#pen.fillStyle = fill;
+    this.#circle(x, y, radius);
+    this.#pen.fill();
+    this.#pen.globalAlpha = 1;
   }
 
   #ring(x, y, radius, stroke, width) {
-    const pen = this.#pen;
-    pen.strokeStyle = stroke;
-    pen.lineWidth = width;
-    pen.beginPath();
-    pen.arc(x, y, radius, 0, 2 * Math.PI);
-    pen.stroke();
+    this.#pen.strokeStyle = stroke;
+    this.#pen.lineWidth = width;
+    this.#circle(x, y, radius);
+    this.#pen.stroke();
   }
 
   #names(inSight, radius) {

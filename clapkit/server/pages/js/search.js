@@ -1,6 +1,6 @@
 // Queries while people type: the last one counts, and those that it overtakes are cancelled.
 
-import { isAbort, Refused } from "./api.js";
+import { isAbort } from "./api.js";
 import { isEmpty, searchParams } from "./state.js";
 
 const WAIT_MS = 180;
@@ -52,13 +52,6 @@ export class Search {
   async #ask(state, sound, signal) {
     const params = searchParams(state);
     if (sound) return this.#api.post("search", [["sound", sound], ...params], { signal });
-    try {
-      return await this.#api.get("search", params, { signal });
-    } catch (error) {
-      // A server over a plain index knows rows like one row only by another route.
-      const isAlone = state.like.length === 1 && !state.q.trim();
-      if (!(error instanceof Refused && [404, 422].includes(error.status) && isAlone)) throw error;
-      return this.#api.get(`similar/${encodeURIComponent(state.like[0])}`, [["k", String(state.k)]], { signal });
-    }
+    return this.#api.get("search", params, { signal });
   }
 }

@@ -3,7 +3,7 @@
 const DEFAULTS = Object.freeze({
   q: "", // words
   without: "", // words that the results should not sound like, parted by commas
-  like: Object.freeze([]), // ids of rows
+  like: Object.freeze([]), // ids of rows, and parts of their files (part.js)
   tags: Object.freeze([]),
   folder: "",
   min: "", // seconds, as typed

@@ -36,8 +36,8 @@ export class Waveform {
     return made;
   }
 
-  /** Draw peaks into an element; `onSeek(time_s)` is called when somebody clicks into it. */
-  draw(container, { peaks, duration_s }, { onSeek }) {
+  /** Draw peaks into an element. Clicks into it are not listened to here. */
+  draw(container, { peaks, duration_s }) {
     this.clear();
     this.#regions = RegionsPlugin.create();
     this.#drawn = WaveSurfer.create({
@@ -50,10 +50,10 @@ export class Waveform {
       progressColor: colour("--accent"),
       cursorColor: colour("--text"),
       cursorWidth: 1,
+      interact: false,
       cspNonce: document.querySelector('meta[name="csp-nonce"]').content,
       plugins: [this.#regions],
     });
-    this.#drawn.on("interaction", onSeek);
   }
 
   /** Mark stretches: {start_s, end_s, strength}, strength 0 to 1. */
