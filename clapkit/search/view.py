@@ -182,7 +182,7 @@ class View:
         return found
 
     def _places(self, sql: str, most: int | None) -> np.ndarray:
-        query = self._table.search().where(sql).select(["window"]).with_row_id(True)
+        query = self._table.search().where(sql).select(["_rowid"]).with_row_id(True)  # which needs no column read
         return (query if most is None else query.limit(most)).to_arrow()["_rowid"].to_numpy()
 
     def _pieces(self) -> Iterator[Piece]:
