@@ -13,10 +13,10 @@ from clapkit.evaluation.pages.charts import Pictures
 from clapkit.evaluation.pages.examples import examples
 from clapkit.evaluation.pages.figures import Part
 from clapkit.evaluation.pages.markup import interval_of, named, percent, said, value_of
-from clapkit.evaluation.pages.read import SuiteRead, TaskRead, read_suite
+from clapkit.evaluation.pages.read import Scored, SuiteRead, TaskRead, read_suite
 from clapkit.evaluation.pages.sounds import Sounds
 from clapkit.evaluation.pages.style import POLICY, SCRIPT, STYLE
-from clapkit.evaluation.pages.tables import chips, fold_table, headline_table, score_table
+from clapkit.evaluation.pages.tables import chips, fold_table, folds_of, headline_table, probe_fold_table, score_table
 from clapkit.evaluation.report import metric_name
 from clapkit.files import atomic_file
 
@@ -203,15 +203,20 @@ def _big(task: TaskRead) -> str:
 
 
 def _scores(task: TaskRead, pictures: Pictures) -> str:
-    folds = f"<h4>Fold by fold</h4>{fold_table(task.folds)}" if task.folds else ""
+    folds = f"<h4>Zero-shot, fold by fold</h4>{fold_table(task.folds)}" if task.folds else ""
+    probes = [result for result in task.results if folds_of(result)]
+    folds += f"<h4>Probes, fold by fold</h4>{probe_fold_table(probes)}" if probes else ""
     done = "".join(
-        f"<h4>{named(result.name)}</h4>{_list(list(result.protocol.items()))}"
-        for result in task.results
-        if result.protocol
+        f"<h4>{named(result.name)}</h4>{_list(_protocol(result))}" for result in task.results if result.protocol
     )
     data = _list([(key, task.raw.get(key)) for key in _DATA])
     how = f"<details><summary>The data, and how it was measured</summary><h4>Data</h4>{data}{done}</details>"
     return f"<details><summary>All scores</summary>{score_table(task, pictures)}{folds}</details>{how}"
+
+
+def _protocol(result: Scored) -> list[tuple[str, Any]]:
+    """What is said of how a result was made; its folds have a table."""
+    return [(key, value) for key, value in result.protocol.items() if key != "folds" or not folds_of(result)]
 
 
 def _part(part: Part) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from clapkit.evaluation.pages.charts import Pictures
-from clapkit.evaluation.pages.markup import interval_of, is_fraction, named, said, value_of
+from clapkit.evaluation.pages.markup import interval_of, is_fraction, named, percent, said, value_of
 from clapkit.evaluation.pages.read import Scored, TaskRead
 from clapkit.evaluation.report import Score, metric_name
 
@@ -24,6 +26,7 @@ _OWN_CHANCE = (
     "one that guesses, without having heard anything. What the answers of this model reach in that way, dealt out to "
     "the clips by accident, is given as the chance of its controls. A score has to lie above both."
 )
+_OWN_CONTROLS = ("shuffled_labels",)  # metrics of probes that belong at chance
 _WORDS = ("protocol", "training saw it")  # columns of words
 _SEEN = {  # in a column of that name, and by itself
     True: ('<span class="chip warn">yes</span>', '<span class="chip warn">training saw this set</span>'),
@@ -87,11 +90,17 @@ def _seen(task: TaskRead) -> bool | None:
 
 
 def score_table(task: TaskRead, pictures: Pictures) -> str:
-    """Every metric of every result, then the controls."""
+    """Every metric of every result, then the controls, those of probes among them."""
     heads = _heads(("result", "score", "", "chance"), pictures)
-    rows = "".join(_rows(task, result, pictures, "") for result in task.results)
-    rows += "".join(_rows(task, control, pictures, "control") for control in task.controls)
+    scores, checks = ([_only(result, control=side) for result in task.results] for side in (False, True))
+    rows = "".join(_rows(task, result, pictures, "") for result in scores)
+    rows += "".join(_rows(task, control, pictures, "control") for control in (*checks, *task.controls))
     return _table(heads, rows, about=f"All scores of {task.name}")
+
+
+def _only(result: Scored, *, control: bool) -> Scored:
+    """The metrics of a result that are controls of its own, or those that are not."""
+    return replace(result, metrics={m: score for m, score in result.metrics.items() if (m in _OWN_CONTROLS) is control})
 
 
 def _rows(task: TaskRead, result: Scored, pictures: Pictures, kind: str) -> str:
@@ -117,6 +126,33 @@ def fold_table(folds: Sequence[Scored]) -> str:
         for fold in folds
     )
     return _table(heads, rows, about="Scores of each fold")
+
+
+def probe_fold_table(probes: Sequence[Scored]) -> str:
+    """One row a fold, one column a probe: its score there, and the classifier that was chosen on the other folds."""
+    told = {probe.name: folds_of(probe) for probe in probes}
+    heads = '<th scope="col">held out</th><th scope="col" class="number">clips</th>' + "".join(
+        f'<th scope="col" class="number">{named(name)}</th>' for name in told
+    )
+    rows = ""
+    for fold in dict.fromkeys(fold for folds in told.values() for fold in folds):
+        found = [folds.get(fold, {}) for folds in told.values()]
+        clips = next((one["n"] for one in found if isinstance(one.get("n"), int)), "–")
+        rows += f'<tr><th scope="row">{named(fold)}</th><td class="number">{clips}</td>'
+        rows += "".join(f'<td class="number">{_of_fold(one)}</td>' for one in found) + "</tr>"
+    return _table(heads, rows, about="Scores of probes in each fold")
+
+
+def folds_of(result: Scored) -> Mapping[str, Mapping[str, Any]]:
+    """What a probe says of each fold; empty for other results."""
+    folds = result.protocol.get("folds")
+    return folds if isinstance(folds, Mapping) and all(isinstance(f, Mapping) for f in folds.values()) else {}
+
+
+def _of_fold(told: Mapping[str, Any]) -> str:
+    value = told.get("accuracy", told.get("map"))
+    shown = percent(float(value)) if isinstance(value, (int, float)) else "–"
+    return f"{shown}<small>{named(told['classifier'])}</small>" if "classifier" in told else shown
 
 
 def _with_interval(metric: str, metrics: Mapping[str, Score]) -> str:

@@ -10,9 +10,11 @@ from suite_on_disk import ESC50, HOSTILE
 
 from clapkit import bridge
 from clapkit.errors import DataError
+from clapkit.evaluation.classifiers.neighbours import Neighbours
 from clapkit.evaluation.pages.examples import searches
 from clapkit.evaluation.pages.read import read_suite
 from clapkit.evaluation.pages.report import write_report
+from clapkit.evaluation.probe import probe
 
 VOID = {"meta", "br", "link", "img", "input"}
 
@@ -94,6 +96,30 @@ def test_every_row_of_a_table_has_as_many_cells_as_its_head(suite, written):
             for row in rows
         }
         assert len(widths) == 1
+
+
+def test_probes_stand_with_their_controls_and_their_folds(suite, written):
+    suite.add_classes("a", ["dog", "rain"], per_class=20)
+    rng = np.random.default_rng(0)
+    truth = np.arange(40) % 2
+    vectors, labels = (
+        rng.standard_normal((2, 8))[truth] + rng.standard_normal((40, 8)),
+        [("dog", "rain")[t] for t in truth],
+    )
+    folds = [f"fold{n // 20}" for n in range(40)]
+    result = probe(vectors, labels, folds, classifier=Neighbours(3), samples=20)
+    suite.whole["tasks"]["a"]["results"]["neighbours-probe"] = result.to_json()
+    page = written()
+    table = re.search(r"Scores of probes in each fold.*?<tbody>(.*?)</tbody>", page.html)[1]
+    rows = [re.sub(r"<[^>]+>", " ", row).replace("\u00a0", " ").split() for row in table.split("</tr>")[:-1]]
+    told = result.protocol["folds"]
+    assert [row[:3] for row in rows] == [[name, "20", f"{100 * one['accuracy']:.1f}"] for name, one in told.items()]
+    assert all(row[4] == "Neighbours(k=3)" for row in rows)
+    assert page.words.count("Neighbours(k=3)") == 3  # each fold, and the protocol: its folds are not told again there
+    control = re.search(r'<tr class="checked"><th[^>]*>shuffled labels<small><bdi>(.*?)</bdi>', page.html)
+    assert control[1] == "control: neighbours-probe"
+    suite.whole["tasks"]["a"]["results"]["neighbours-probe"]["protocol"]["folds"] = {"fold0": 3, "fold1": None}
+    assert "Probes, fold by fold" not in written().words
 
 
 def test_differences_and_training_are_told(suite, written):
