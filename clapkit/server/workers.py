@@ -64,7 +64,7 @@ class Staff:
         self.decoding = Workers("decoding", threads=limits.decoders, most_waiting=waiting)
         self.hearing = Workers("hearing", threads=1, most_waiting=limits.decoders + waiting)
         self.searching = Workers("searching", threads=2, most_waiting=limits.requests)
-        self.surveying = Workers("surveying", threads=1, most_waiting=waiting)
+        self.surveying = Workers("surveying", threads=2, most_waiting=waiting)  # one may draw a map for long
         self.renewing = Workers("renewing", threads=1, most_waiting=0)
         self.pictures: OrderedDict[tuple[Any, ...], bytes] = OrderedDict()
 

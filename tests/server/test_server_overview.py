@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 
 import numpy as np
@@ -70,6 +71,32 @@ def test_a_large_library_is_shown_as_a_sample(serve, windows):
     with serve(index=StoreRows(Store.open(windows.place)), points=4) as url:
         told = httpx.get(url + "/map").json()
         assert (len(told["points"]), told["files"], told["method"]) == (4, 6, "PCA")
+
+
+def test_a_map_that_takes_long_begins_with_a_sketch(serve, windows, monkeypatch):
+    """Who does not wait gets places at once; others are answered meanwhile, and the better map comes in the end."""
+    import httpx2 as httpx
+
+    from clapkit.search.store import Store
+    from clapkit.server.overview import points
+    from clapkit.server.rows import StoreRows
+
+    go = threading.Event()
+    monkeypatch.setattr(points, "_LEAST_FOR_TSNE", 2)
+    monkeypatch.setattr(points, "_tsne", lambda main_NK: main_NK[:, ::-1][:, :2] if go.wait(30) else None)
+    with serve(index=StoreRows(Store.open(windows.place))) as url:
+        first = httpx.get(url + "/map", params={"wait_s": 0}).json()
+        assert (first["final"], first["method"], len(first["points"])) == (False, "PCA", 6)
+        assert httpx.get(url + "/map", params={"wait_s": 0.2}).json() == first
+        assert httpx.get(url + "/filters").json()["files"] == 6
+        go.set()
+        told = httpx.get(url + "/map").json()
+        assert (told["final"], told["method"]) == (True, "t-SNE")
+        assert [point["id"] for point in told["points"]] == [point["id"] for point in first["points"]]
+        assert httpx.get(url + "/map", params={"wait_s": 1}).json() == told
+        for wait_s in ("-1", "31", "nan", "inf"):
+            refused = httpx.get(url + "/map", params={"wait_s": wait_s})
+            assert refused.status_code == 422 and f"wait_s is {float(wait_s)}" in refused.json()["error"]["message"]
 
 
 def groups(rng, count=3, each=12, width=16):

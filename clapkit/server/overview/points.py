@@ -14,21 +14,21 @@ _LEAST_FOR_TSNE = 8
 _KEPT = 50  # principal components that neighbours are looked for in: what is beyond is mostly noise
 
 
-def points(rows: StoreRows, shelf: Shelf, *, most: int) -> dict[str, Any]:
+def points(rows: StoreRows, shelf: Shelf, *, most: int, neighbours: bool) -> dict[str, Any]:
     """As `routes.shapes.Map`: all files, or `most` of them at equal distances in the order of the store.
 
-    The vector of a file is that of its first window. t-SNE (van der Maaten and Hinton 2008) where scikit-learn is
-    installed and all files are shown; else the first two principal components, which a large sample needs no time for.
+    The vector of a file is that of its first window. With `neighbours`, t-SNE (van der Maaten and Hinton 2008) where
+    scikit-learn is installed, which takes seconds for thousands of files; else the first two principal components.
     """
     ids = sorted(columns(rows.view, ["id"], firsts=True)["id"].to_pylist())
     shown = [ids[n] for n in np.linspace(0, len(ids) - 1, min(most, len(ids))).astype(int)] if ids else []
-    method, places_N2 = laid_out(rows.view.vectors(shown), neighbours=len(shown) == len(ids))
+    method, places_N2 = laid_out(rows.view.vectors(shown), neighbours=neighbours)
     names = ((row, shelf.name(Row(row.id, row.file, row.start_s, None, {}))) for row in rows.view.rows(shown))
     found = [
         {"id": row.id, "x": x, "y": y, "name": name, "tags": list(row.tags)}
         for (row, name), (x, y) in zip(names, places_N2.tolist(), strict=True)
     ]
-    return {"points": found, "method": method, "files": len(ids)}
+    return {"points": found, "method": method, "files": len(ids), "final": neighbours}
 
 
 def laid_out(vectors_ND: np.ndarray, *, neighbours: bool) -> tuple[str, np.ndarray]:

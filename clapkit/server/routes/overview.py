@@ -23,6 +23,7 @@ from clapkit.server.wanted import checked_search
 
 router = APIRouter()
 
+_LONGEST_WAIT_S = 30.0
 _WITHIN = 0.1  # of the best cosine: what is a moment, as in a search for moments
 
 
@@ -35,12 +36,22 @@ async def filters(desk: AtDesk) -> AsciiJSON:
 
 @router.get("/map", response_model=Map, summary="All files in the plane")
 async def map(
-    desk: AtDesk, limit: Annotated[int | None, Query(description="how many points; default: the most there are")] = None
+    desk: AtDesk,
+    limit: Annotated[int | None, Query(description="how many points; default: the most there are")] = None,
+    wait_s: Annotated[float, Query(description="how long to wait for places that are final; 0 to 30")] = 20.0,
 ) -> AsciiJSON:
-    """Files as points, those that sound alike side by side. It is made once for each version of the store."""
+    """Files as points, those that sound alike side by side. It is made once for each version of the store.
+
+    Who does not wait for the end of it gets places at once that say less, with `final` false.
+    """
     rows, most = desk.store("map"), desk.limits.points
     wanted = checked_count(most if limit is None else limit, name="limit", most=most)
-    whole = await _once(desk, "map", partial(points, rows, desk.shelf, most=most))
+    if not 0 <= wait_s <= _LONGEST_WAIT_S:
+        raise Refusal(422, f"wait_s is {wait_s}: expected 0 to {_LONGEST_WAIT_S:g}")
+    first = await _once(desk, "sketch", partial(points, rows, desk.shelf, most=most, neighbours=False))
+    better = _begun(desk, "map", partial(points, rows, desk.shelf, most=most, neighbours=True))
+    done, _ = await asyncio.wait([better], timeout=wait_s)
+    whole = better.result() if done else first
     there = whole["points"]
     if len(there) > wanted:
         there = [there[n] for n in np.linspace(0, len(there) - 1, wanted).astype(int)]
@@ -64,12 +75,16 @@ async def moments_of(
     return AsciiJSON(await desk.searching(_heard, rows, row.file, query))
 
 
-async def _once(desk: Desk, what: str, work: Callable[[], Any]) -> Any:
-    """What `work` returns, done once for this desk in a thread; who waits for it may leave, and it goes on."""
+def _begun(desk: Desk, what: str, work: Callable[[], Any]) -> asyncio.Task[Any]:
+    """Work that is done once for this desk, in a thread; who waits for it may leave, and it goes on."""
     task = desk.kept.get(what)
     if task is None or (task.done() and (task.cancelled() or task.exception())):
         task = desk.kept[what] = asyncio.ensure_future(desk.staff.surveying.run(work))
-    return await asyncio.shield(task)
+    return task
+
+
+async def _once(desk: Desk, what: str, work: Callable[[], Any]) -> Any:
+    return await asyncio.shield(_begun(desk, what, work))
 
 
 def _heard(rows: StoreRows, file: str, query: StoreQuery) -> dict[str, Any]:

@@ -86,6 +86,7 @@ class Map(BaseModel):
     points: list[Point]
     method: str
     files: int
+    final: bool = Field(description="false: these are places to begin with, and better ones are being worked out")
 
 
 class Stretch(BaseModel):

@@ -7,6 +7,7 @@ import { tagsOf } from "./results.js";
 
 const WAIT_MS = 120; // so that running through a list does not load all of it
 const NEIGHBOURS = 5;
+const ALL = 0.98; // of a sound: a moment that is longer says nothing of where to listen
 
 export class Detail {
   #aside;
@@ -163,7 +164,8 @@ export class Detail {
   async #showMoments(hit, signal) {
     const text = this.#act.text();
     const { moments: part, overlay } = this.#parts;
-    const found = text ? await this.#moments(hit, text, signal) : [];
+    const all = text ? await this.#moments(hit, text, signal) : [];
+    const found = all.filter(({ start_s, end_s }) => end_s - start_s < ALL * this.#duration_s);
     if (signal.aborted || this.#hit !== hit) return;
     const best = Math.max(...found.map((one) => one.score));
     const worst = Math.min(...found.map((one) => one.score));

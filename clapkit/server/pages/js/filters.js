@@ -128,7 +128,7 @@ export class Filters {
       return input;
     };
     return group(
-      "Length in seconds",
+      "Length of what was heard at once, in seconds",
       h(
         "div",
         { class: "range" },

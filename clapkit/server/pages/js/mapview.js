@@ -7,6 +7,8 @@ import { Painter } from "./painter.js";
 
 const REACH = 14; // pixels from a point that still count as on it
 const STEP = 60;
+const SOON_S = 0.7; // a small map is final by then; of a large one, something is shown
+const MOVING_MS = 900;
 
 export class MapView {
   #section;
@@ -16,6 +18,7 @@ export class MapView {
   #painter = null;
   #canvas = h("canvas", { tabindex: 0, role: "application", "aria-label": "Map of the library", "aria-describedby": "map-help" });
   #label = h("div", { class: "tip", role: "status" });
+  #help = h("p", { id: "map-help", role: "status" });
   #legend = h("ul", { class: "legend", "aria-label": "Colours" });
   #points = null;
   #pointers = new Map();
@@ -35,18 +38,16 @@ export class MapView {
     this.#listen();
   }
 
-  /** Fetch the points, once, and draw. */
+  /** Fetch the points, once, and draw; places that are final may follow. */
   async open() {
     if (this.#points || this.#loading) return this.#draw();
     this.#loading = new AbortController();
     this.#section.replaceChildren(h("div", { class: "message" }, h("p", { text: "Drawing the map…" })));
     try {
-      const { points, method } = await this.#api.get("map", [], { signal: this.#loading.signal });
-      this.#points = points;
-      this.#painter = new Painter(this.#canvas, points);
-      this.#section.replaceChildren(this.#canvas, this.#tools(method), this.#legend, this.#label);
-      this.#showLegend();
-      this.#resize();
+      const told = await this.#api.get("map", [["wait_s", String(SOON_S)]], { signal: this.#loading.signal });
+      this.#section.replaceChildren(this.#canvas, this.#tools(), this.#legend, this.#label);
+      this.#take(told);
+      if (!told.final) this.#improve();
     } catch (error) {
       if (isAbort(error)) return undefined;
       const told = error.status === 404 ? "This index has no map." : error.message;
@@ -55,6 +56,47 @@ export class MapView {
       this.#loading = null;
     }
     return undefined;
+  }
+
+  #take({ points, method, files, final }) {
+    this.#points = points;
+    this.#painter = new Painter(this.#canvas, points);
+    const count = points.length.toLocaleString("en");
+    const sounds = points.length < files ? `${count} of ${files.toLocaleString("en")} sounds` : `${count} sounds`;
+    this.#help.textContent = final ? `${sounds}, near what they sound like (${method})` : `${sounds}, finding their neighbours…`;
+    this.#canvas.setAttribute("aria-busy", String(!final));
+    this.#showLegend();
+    this.#resize();
+  }
+
+  /** Ask until the places are final, and let the points go there. */
+  async #improve() {
+    try {
+      let told = { final: false };
+      while (!told.final) told = await this.#api.get("map", [["wait_s", "20"]]);
+      await this.#moveTo(told.points);
+      this.#take(told);
+    } catch {
+      this.#help.textContent = `${this.#points.length.toLocaleString("en")} sounds, roughly by what they sound like`;
+      this.#canvas.setAttribute("aria-busy", "false");
+    }
+  }
+
+  async #moveTo(points) {
+    if (matchMedia("(prefers-reduced-motion: reduce)").matches || document.hidden || this.#section.hidden) return;
+    const goals = new Map(points.map((point) => [point.id, point]));
+    const ways = this.#points.map((point) => [point, { ...point }, goals.get(point.id) ?? point]);
+    const began_ms = performance.now();
+    for (let share = 0; share < 1; ) {
+      await new Promise((resolve) => requestAnimationFrame(resolve));
+      share = Math.min(1, (performance.now() - began_ms) / MOVING_MS);
+      const eased = share * share * (3 - 2 * share);
+      for (const [point, from, goal] of ways) {
+        point.x = from.x + eased * (goal.x - from.x);
+        point.y = from.y + eased * (goal.y - from.y);
+      }
+      this.#draw();
+    }
   }
 
   /** Ids of results in their order: they stand out. */
@@ -79,7 +121,7 @@ export class MapView {
     return this.#points?.find((point) => point.id === id) ?? null;
   }
 
-  #tools(method) {
+  #tools() {
     const by = (change) => () => {
       change();
       this.#draw();
@@ -90,7 +132,7 @@ export class MapView {
       iconButton("plus", "Zoom in", by(() => this.#camera.zoomBy(1.6))),
       iconButton("minus", "Zoom out", by(() => this.#camera.zoomBy(1 / 1.6))),
       iconButton("whole", "Whole map", by(() => this.#camera.whole())),
-      h("p", { id: "map-help", text: `${this.#points.length.toLocaleString("en")} sounds, near what they sound like (${method})` }),
+      this.#help,
     );
   }
 

@@ -90,8 +90,9 @@ export class Part {
     ];
     const search = h("button", { type: "button", class: "primary", text: "Find similar", on: { click: () => this.search() } });
     const hint = h("p", { class: "quiet hint", text: "Drag over the waveform, or type seconds, to search by a part." });
-    const line = h("div", { class: "range" }, from, h("span", { text: "to" }), to, h("span", { text: "s" }), search, buttons);
-    const section = h("section", { class: "part cut" }, h("h3", { text: "Search by a part" }), line, hint);
+    const head = h("div", { class: "line" }, h("h3", { text: "Search by a part" }), buttons);
+    const line = h("div", { class: "range" }, from, h("span", { text: "to" }), to, h("span", { text: "s" }), search);
+    const section = h("section", { class: "part cut" }, head, line, hint);
     return { section, from, to, hint, buttons: [search, ...buttons] };
   }
 
