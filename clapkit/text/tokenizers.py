@@ -55,6 +55,11 @@ class TextTokenizer:
         """Number of ids, special tokens included."""
         return self._tokenizer.get_vocab_size(with_added_tokens=True)
 
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """Token -> id, special tokens included."""
+        return self._tokenizer.get_vocab(with_added_tokens=True)
+
     def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """(ids_BL int64, mask_BL bool) of a list of texts; the mask is True at tokens, False at padding.
 

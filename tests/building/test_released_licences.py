@@ -74,7 +74,7 @@ def test_the_research_variant_hears_all_but_what_is_held_out():
 
 
 def test_what_is_refused(tmp_path):
-    with pytest.raises(DataError, match="no variant 'release'; .*released"):
+    with pytest.raises(DataError, match=r"no variant 'release'; .*released"):
         select(fakes(), variant="release")  # type: ignore[arg-type]
     with pytest.raises(DataError, match="no clip of 'x' states a licence"):
         select({"x": [clip("a", "")]}, variant="research")

@@ -76,5 +76,5 @@ def test_what_is_refused(tmp_path):
     with pytest.raises(TextTowerError, match="cannot be read as the table"):
         static_text(str(tmp_path))
     save_file({"table_VD": torch.zeros(4, 4)}, tmp_path / TABLE_FILE)
-    with pytest.raises(TextTowerError, match="torch.float32.*expected table_VD"):
+    with pytest.raises(TextTowerError, match=r"torch\.float32.*expected table_VD"):
         static_text(str(tmp_path))
