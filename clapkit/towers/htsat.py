@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clapkit.errors import SpecError
+from clapkit.nets.fusion import CHUNKS, ChunkFusion
 from clapkit.nets.masked import masked_mean, padding_mask
 from clapkit.nets.mel_input import MelNorm, check_mel
 from clapkit.nets.output import TowerOutput
 from clapkit.nets.swin import SwinStage, in_grid_order, initialise
 from clapkit.spec import spec
-from clapkit.towers.fusion import CHUNKS, ChunkFusion
 
 if TYPE_CHECKING:
     from clapkit.audio.features import Features

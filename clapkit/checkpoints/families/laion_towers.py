@@ -19,8 +19,8 @@ from clapkit.checkpoints.rules import Change, Computed, Drop, Rename, Rule
 from clapkit.errors import CheckpointError
 from clapkit.heads.projection import MLP
 from clapkit.model import Windowing
+from clapkit.nets.fusion import CHUNKS
 from clapkit.spec import Spec, part_name, spec, with_defaults
-from clapkit.towers.fusion import CHUNKS
 from clapkit.towers.hf import TransformersText
 from clapkit.towers.htsat import HTSAT
 
