@@ -116,3 +116,27 @@ def test_rows_without_direction_are_refused():
         unit_rows(np.array([[1.0, 0], [0, 0]]), what="texts")
     with pytest.raises(DataError, match=r"12 row\(s\) of vectors are not finite.*rows 0, 1.*\.\.\."):
         unit_rows(np.full((12, 2), np.nan))
+
+
+def test_float16_is_compared_as_the_float32_it_stands_for(rng, monkeypatch, tmp_path):
+    every_H = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    finite_H = every_H[np.isfinite(every_H)]  # with the smallest, and both zeros
+    tables = {
+        "all numbers": finite_H.reshape(-1, 4),
+        "columns of another": rng.standard_normal((4, 900)).astype(np.float16).T,
+        "mapped": np.memmap(tmp_path / "m", np.float16, "w+", shape=(900, 4)),
+        "none": np.empty((0, 4), np.float16),
+    }
+    tables["mapped"][:] = tables["columns of another"]
+    queries_QD = rng.standard_normal((3, 4))
+    monkeypatch.setattr("clapkit.nearest._HALF_BLOCK", 4 * 100)
+    for vectors_ND in tables.values():
+        scores_Qk, found_Qk = nearest(queries_QD, vectors_ND, 50)
+        expected_Qk, places_Qk = nearest(queries_QD, np.array(vectors_ND, np.float32), 50)
+        np.testing.assert_array_equal(found_Qk, places_Qk)
+        np.testing.assert_array_equal(scores_Qk, expected_Qk)
+    for bad in (np.inf, np.nan):
+        vectors_ND = rng.standard_normal((900, 4)).astype(np.float16)
+        vectors_ND[701, 2] = bad
+        with pytest.raises(DataError, match="701"):
+            nearest(queries_QD, vectors_ND, 1)
