@@ -1,15 +1,19 @@
-"""One writer at a time: a lock that the system takes back when its holder dies, and a note that says who holds it."""
+"""One writer at a time, and readers that a writer can see: locks that the system takes back when their holder dies."""
 
 from __future__ import annotations
 
 import json
 import os
+import secrets
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from clapkit.errors import SearchIndexError
+
+_READERS = "readers"
 
 
 class WriterLock:
@@ -44,6 +48,43 @@ class WriterLock:
             return f"process {note['pid']} on {note['host']}"
         except (OSError, ValueError, KeyError, TypeError):  # it is just being written
             return "another process"
+
+
+class ReaderMark:
+    """Says, until `close`, that this process reads a table of the store in `folder`, and that it has to stay there.
+
+    Where nothing can be written beside the table, nothing is said.
+    """
+
+    def __init__(self, folder: Path, table: str) -> None:
+        self._path = folder / _READERS / f"{table}.{os.getpid()}.{secrets.token_hex(4)}"
+        self._file: BinaryIO | None = None
+        with suppress(OSError):
+            self._path.parent.mkdir(exist_ok=True)
+            self._file = open(self._path, "a+b")  # noqa: SIM115 - held until close()
+            _locked(self._file)
+
+    def close(self) -> None:
+        """Let the table go."""
+        if self._file is not None:
+            self._file.close()
+            with suppress(OSError):
+                self._path.unlink(missing_ok=True)
+            self._file = None
+
+
+def readers_of(folder: Path, table: str) -> list[int]:
+    """The numbers of the processes that have marked a table as read; marks of processes that have died are removed."""
+    found = []
+    for path in sorted((folder / _READERS).glob(f"{table}.*")):
+        with suppress(OSError):  # it has just gone
+            with open(path, "a+b") as file:
+                is_left = _locked(file)
+            if is_left:
+                path.unlink(missing_ok=True)
+            else:
+                found.append(int(path.name.split(".")[1]))
+    return found
 
 
 def _locked(file: BinaryIO) -> bool:

@@ -4,7 +4,7 @@ The folder (or URL) holds
   store.json     format_version, the spaces, and which of them is searched; replaced in one step
   tables/        a LanceDB table for each space; each write is one version of it, and a version never changes
   scans/         the vectors of the newest version as plain arrays, made again where they are missing
-  writer.lock    held by the one process that writes
+  writer.lock    held by the one process that writes;  readers/: files held by servers, one for each space they read
 A killed writer leaves the version that was there before its last call. A reader sees one version until `refresh`.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from types import TracebackType
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from clapkit.errors import SearchIndexError, SpaceMismatchError
+from clapkit.search.lock import readers_of
 from clapkit.search.place import Head, Place, Space
 from clapkit.search.rows import Row, lance, schema
 from clapkit.search.view import View
@@ -27,6 +29,7 @@ from clapkit.search.where import Filter
 from clapkit.search.writer import Writer
 
 _DTYPES = ("float16", "float32")
+_LOOK_S = 0.2
 
 
 class Store:
@@ -178,18 +181,31 @@ class Store:
         self.place.write(replace(head, active=space_id))
         self.refresh()
 
-    def drop_space(self, space_id: str) -> None:
-        """Remove a space that is no longer searched, once no reader looks at it any more.
+    def drop_space(self, space_id: str, *, patience_s: float = 60.0) -> None:
+        """Remove a space that is no longer searched.
 
-        SearchIndexError for the one that is searched, SpaceMismatchError where there is no such space.
+        A server that still answers from it (`lock.ReaderMark`) is waited for, for so long; other readers are not known.
+        SearchIndexError for the one that is searched, and for one that is still read; SpaceMismatchError where there is
+        no such space.
         """
         self.place.claim()
         head = self.place.read()
         space = _space_of(head, space_id)
         if space_id == head.active:
             raise SearchIndexError(f"space {space_id} is the one that is searched: switch to another one first")
+        self._wait_for_readers(space, patience_s)
         self.place.write(head.without(space_id))
         self._tables.drop_table(space.table, ignore_missing=True)
+
+    def _wait_for_readers(self, space: Space, patience_s: float) -> None:
+        give_up = time.monotonic() + patience_s
+        while self.place.local is not None and (readers := readers_of(self.place.local, space.table)):
+            if time.monotonic() >= give_up:
+                raise SearchIndexError(
+                    f"space {space.space_id} is still read by process {readers[0]}: a server takes the new space up by "
+                    "itself, or says in its log why it cannot. Wait for it, or end it"
+                )
+            time.sleep(_LOOK_S)
 
     def _newest(self, space: Space) -> Any:
         try:

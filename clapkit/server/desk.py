@@ -17,6 +17,7 @@ from clapkit.audio.decode import Sound
 from clapkit.audio.pool import DecodeRequest
 from clapkit.errors import AudioError
 from clapkit.nearest import unit_rows
+from clapkit.search.lock import ReaderMark
 from clapkit.search.query import Query, Shown
 from clapkit.server.batching import SearchBatcher, TextBatcher
 from clapkit.server.limits import checked_text
@@ -34,11 +35,44 @@ _MOMENT_WINDOWS = 50  # looked at for each moment, where the limit on candidates
 _POOL = 10
 
 
+class Reading:
+    """Requests that are answered from one space of an index, a `with` each: until the last has its answer, it stays.
+
+    index   one whose space can be removed by others is a store in a folder; all others need no care
+    """
+
+    def __init__(self, index: SoundIndex) -> None:
+        self._mark = None
+        if isinstance(index, StoreRows) and (folder := index.store.place.local) is not None:
+            self._mark = ReaderMark(folder, index.view.space.table)
+        self._under_way = 0
+        self._is_left = False
+
+    def __enter__(self) -> None:
+        self._under_way += 1
+
+    def __exit__(self, *exception: object) -> None:
+        self._under_way -= 1
+        self._let_go()
+
+    def leave(self) -> None:
+        """No further requests come."""
+        self._is_left = True
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._is_left and not self._under_way and self._mark is not None:
+            self._mark.close()
+
+
 class Desk:
     """Answers the questions of the routes, within the limits of its staff."""
 
-    def __init__(self, index: SoundIndex, clap: Clap, shelf: Shelf, texts: TextBatcher, staff: Staff) -> None:
+    def __init__(
+        self, index: SoundIndex, clap: Clap, shelf: Shelf, texts: TextBatcher, staff: Staff, reading: Reading
+    ) -> None:
         self.index, self.clap, self.shelf, self.texts, self.staff = index, clap, shelf, texts, staff
+        self.reading = reading
         self.limits = staff.limits
         self._searches = SearchBatcher(self._search)
         self.kept: dict[Any, Any] = {}  # what was worked out about this version, by those who did

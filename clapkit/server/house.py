@@ -14,7 +14,7 @@ import numpy as np
 from clapkit.api import Clap
 from clapkit.errors import ClapkitError, SpaceMismatchError
 from clapkit.server.batching import TextBatcher
-from clapkit.server.desk import Desk
+from clapkit.server.desk import Desk, Reading
 from clapkit.server.limits import Limits
 from clapkit.server.metrics import Meters
 from clapkit.server.rows import SoundIndex, StoreRows
@@ -44,7 +44,7 @@ class House:
         self._limits, self._roots, self._model_of = limits, roots, model_of
         self._staff = Staff(limits, meters)
         index, clap, shelf = desk
-        self.desk = Desk(index, clap, shelf, self._batcher(clap), self._staff)
+        self.desk = Desk(index, clap, shelf, self._batcher(clap), self._staff, Reading(index))
         self._leaving: set[asyncio.Task[None]] = set()
         follows = isinstance(index, StoreRows)
         self._watch = asyncio.create_task(self._keep_up()) if follows else None
@@ -56,6 +56,7 @@ class House:
             with suppress(asyncio.CancelledError):
                 await task
         await self.desk.texts.close()
+        self.desk.reading.leave()
         self._staff.close()
 
     async def _keep_up(self) -> None:
@@ -81,7 +82,10 @@ class House:
             return
         index, clap, shelf = newer
         texts = old.texts if clap is old.clap else self._batcher(clap)
-        self.desk = Desk(index, clap, shelf, texts, self._staff)
+        reading = old.reading if index.space_id == old.index.space_id else Reading(index)
+        self.desk = Desk(index, clap, shelf, texts, self._staff, reading)
+        if reading is not old.reading:
+            old.reading.leave()
         if texts is not old.texts:
             leave = asyncio.create_task(self._leave(old.texts))
             self._leaving.add(leave)

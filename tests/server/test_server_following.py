@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -15,6 +18,8 @@ import pytest
 
 pytest.importorskip("lancedb")
 
+from clapkit.errors import SearchIndexError
+from clapkit.search.lock import readers_of
 from clapkit.search.store import Store
 from clapkit.server.rows import StoreRows
 
@@ -119,6 +124,68 @@ def test_another_model_takes_over_while_clients_ask(serve, served, library):
         turns = [a for a, b in itertools.pairwise(seen) if a != b]
         assert turns == [served.clap.space_id] and seen[-1] == SECOND
     assert min(Counter(itertools.chain(*spaces)).values()) > 10
+
+
+def test_the_old_space_is_dropped_when_the_server_has_left_it(serve, served, library):
+    """While the new model is loading and clients ask, `drop_space` waits; no request fails, and no mark is left."""
+    turned, stop, statuses = Turned(served.clap), threading.Event(), Counter()
+    old = served.clap.space_id
+
+    def model_of(rows):
+        time.sleep(2)
+        return turned
+
+    def client(url):
+        with httpx.Client(base_url=url, timeout=30) as http:
+            while not stop.is_set():
+                for path in (
+                    "/search?text=rain&k=5",
+                    "/search?text=rain&where=tags%3Dtone",
+                    f"/similar/{library.rows[3].id}",
+                ):
+                    statuses[http.get(path).status_code] += 1
+
+    with (
+        serve(index=StoreRows(Store.open(library.place)), model_of=model_of, refresh_s=0.1) as url,
+        Store.open(library.place) as store,
+        ThreadPoolExecutor(4) as threads,
+    ):
+        clients = [threads.submit(client, url) for _ in range(3)]
+        begin_second(store, library, turned)
+        store.switch(SECOND)
+        with pytest.raises(SearchIndexError, match=f"still read by process {os.getpid()}"):
+            store.drop_space(old, patience_s=0.3)
+        assert httpx.get(url + "/healthz").json()["space_id"] == old
+        store.drop_space(old)
+        assert httpx.get(url + "/healthz").json()["space_id"] == SECOND
+        time.sleep(0.5)
+        stop.set()
+        for done in clients:
+            done.result()
+        assert readers_of(library.place, store.view.space.table) == [os.getpid()]
+        assert httpx.get(url + "/search?text=rain&k=5").json()["space_id"] == SECOND
+    assert statuses.keys() == {200} and statuses[200] > 20
+    assert list((library.place / "readers").iterdir()) == []
+
+
+def test_a_reader_that_has_died_holds_nothing(library):
+    """Its mark is still there; its lock is not."""
+    with Store.open(library.place) as store:
+        table = store.view.space.table
+        words = "import os, sys; from pathlib import Path; from clapkit.search.lock import ReaderMark\n"
+        words += "mark = ReaderMark(Path(sys.argv[1]), sys.argv[2]); print('held', flush=True); sys.stdin.read()"
+        reader = subprocess.Popen(
+            [sys.executable, "-c", words, str(library.place), table],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert reader.stdout.readline() == "held\n"
+        assert readers_of(library.place, table) == [reader.pid]
+        reader.kill()
+        reader.wait()
+        assert len(list((library.place / "readers").iterdir())) == 1
+        assert readers_of(library.place, table) == [] and list((library.place / "readers").iterdir()) == []
 
 
 def test_a_request_that_has_begun_is_answered_from_where_it_began(serve, served, library):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any
 
 from fastapi import Depends, Path, Request
@@ -144,9 +144,11 @@ class State(BaseModel):
     version: str
 
 
-async def desk_of(request: Request) -> Desk:
+async def desk_of(request: Request) -> AsyncIterator[Desk]:
     """The desk that takes requests now; the request stays with it to its end."""
-    return request.app.state.house.desk
+    desk: Desk = request.app.state.house.desk
+    with desk.reading:
+        yield desk
 
 
 AtDesk = Annotated[Desk, Depends(desk_of)]
