@@ -10,6 +10,7 @@ from clapkit.errors import SpecError
 from clapkit.server.refusals import Refusal
 
 _SPACES = "\t\n\r"
+_LONGEST_S = 1e8  # three years: beyond, decoders count samples wrongly
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,8 @@ def checked_text(text: str, limits: Limits, *, what: str = "text") -> str:
             raise Refusal(
                 422, f"{what} holds the control character U+{ord(character):04X} at position {position}: leave it out"
             )
+    if "\ufffd" in text:  # what decoding puts in the place of bytes that are none
+        raise Refusal(422, f"{what} is not valid UTF-8 at position {text.index(chr(0xFFFD))}: send it in that encoding")
     if not any(unicodedata.category(character)[0] not in "CZ" for character in text):
         raise Refusal(422, f"{what} is empty: expected words")
     return text.strip()
@@ -99,6 +102,13 @@ def checked_texts(texts: list[str], limits: Limits, *, what: str = "text", most:
     if not 1 <= len(texts) <= most:
         raise Refusal(422, f"there are {len(texts)} {what}s: expected 1 to {most}")
     return [checked_text(text, limits, what=f"{what} {number}") for number, text in enumerate(texts, 1)]
+
+
+def checked_start(start_s: float) -> float:
+    """Where in a sound to begin, if it is a place in one; else a Refusal (422)."""
+    if not 0 <= start_s <= _LONGEST_S:
+        raise Refusal(422, f"start_s is {start_s}: expected seconds from 0 to {_LONGEST_S:g}")
+    return start_s
 
 
 def checked_count(k: int, *, name: str, most: int) -> int:

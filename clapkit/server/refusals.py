@@ -29,6 +29,7 @@ _KINDS = {
     410: "gone",
     413: "too_large",
     415: "unknown_content",
+    416: "bad_range",
     422: "bad_request",
     429: "too_many_requests",
     500: "internal",

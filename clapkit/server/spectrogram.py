@@ -23,6 +23,9 @@ _COLOURS = np.array(
     ]
 )
 
+_SHADES = np.stack([np.interp(np.linspace(0, 1, 256), _COLOURS[:, 0], _COLOURS[:, n]) for n in (1, 2, 3)], axis=-1)
+_SHADES = _SHADES.round().astype(np.uint8)
+
 
 def spectrogram_png(samples_N: np.ndarray, *, rate_hz: int, width: int, height: int) -> bytes:
     """A PNG of `width` by `height` pixels of mono sound.
@@ -37,8 +40,7 @@ def spectrogram_png(samples_N: np.ndarray, *, rate_hz: int, width: int, height: 
     shade_HW = np.clip(1 + (level_db_HW - level_db_HW.max()) / _RANGE_DB, 0, 1)
     if level_db_HW.max() <= -199:
         shade_HW[:] = 0  # silence is dark, not all as loud as its loudest
-    channels = [np.interp(shade_HW[::-1], _COLOURS[:, 0], _COLOURS[:, n]) for n in (1, 2, 3)]
-    return _png(np.stack(channels, axis=-1).round().astype(np.uint8))
+    return _png(_SHADES[(shade_HW[::-1] * (len(_SHADES) - 1)).round().astype(np.uint8)])
 
 
 def _levels_db(samples_N: np.ndarray, *, rate_hz: int, width: int, height: int) -> np.ndarray:
@@ -47,7 +49,7 @@ def _levels_db(samples_N: np.ndarray, *, rate_hz: int, width: int, height: int) 
     padded = np.pad(samples_N.astype(np.float32), (length // 2, length))
     starts = ((np.arange(width) + 0.5) * len(samples_N) / width).astype(int)
     frames_WL = np.lib.stride_tricks.sliding_window_view(padded, length)[starts] * np.hanning(length).astype(np.float32)
-    power_WK = np.abs(np.fft.rfft(frames_WL, axis=1)) ** 2 / length**2
+    power_WK = (np.abs(np.fft.rfft(frames_WL, axis=1)) ** 2 / length**2).astype(np.float32)
     top_mel = hz_to_mel_slaney(rate_hz / 2)
     edges_hz = np.array([mel_to_hz_slaney(top_mel * n / height) for n in range(height + 1)])
     edges = edges_hz / (rate_hz / 2) * (power_WK.shape[1] - 1)

@@ -47,14 +47,17 @@ class Form:
             raise Refusal(422, f"{name} is '{value}': expected a whole number") from None
 
 
-async def read_form(request: Request, limits: Limits, *, fields: Sequence[str]) -> Form:
+async def read_form(request: Request, limits: Limits, *, fields: Sequence[str], others: str | None = None) -> Form:
     """The multipart body of a request, which may hold one file `sound` and the named `fields`.
+
+    others   the content type that whoever asks takes beside this one
 
     Refusal: 415 for another kind of body, 400 for one that cannot be read, 422 for unknown or misplaced fields.
     """
     kind = request.headers.get("content-type", "")
     if kind.partition(";")[0].strip().lower() != "multipart/form-data":
-        raise Refusal(415, f"the content type is '{kind}': expected multipart/form-data")
+        wanted = "multipart/form-data" if others is None else f"{others} or multipart/form-data"
+        raise Refusal(415, f"the content type is '{kind}': expected {wanted}")
     limit = limits.body_bytes
     parser = _InMemory(request.headers, request.stream(), max_files=1, max_fields=_MOST_FIELDS, max_part_size=limit)
     try:

@@ -10,7 +10,7 @@ from typing import Any
 
 from clapkit.errors import SpecError, nearest_name
 from clapkit.search.where import Filter
-from clapkit.server.limits import Limits, checked_count, checked_text
+from clapkit.server.limits import Limits, checked_count, checked_start, checked_text
 from clapkit.server.refusals import Refusal
 from clapkit.server.uploads import Form
 
@@ -33,6 +33,7 @@ FIELDS = (
     "end_s",
 )
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
+SEVERAL = ("text", "without", "where", "like")
 JOINED = ("mean", "any")
 
 
@@ -110,7 +111,8 @@ def checked_search(
         _check_range("copies_above", copies_above, -1, 1)
     if more.get("moments") and (variety or copies_above is not None):
         raise Refusal(422, "moments are in the order of their scores: leave out variety and copies_above, or moments")
-    if not (0 <= start_s < math.inf) or (end_s is not None and not (start_s < end_s < math.inf)):
+    checked_start(start_s)
+    if end_s is not None and not start_s < end_s < math.inf:
         raise Refusal(422, f"start_s {start_s} and end_s {end_s} are no stretch of a sound: expected 0 <= start < end")
     return Wanted(
         k=k,
@@ -130,7 +132,7 @@ def checked_search(
 
 def searched_by(form: Form, limits: Limits) -> Wanted:
     """The search that a form asks for."""
-    given: dict[str, Any] = {name: form.words.get(name, []) for name in ("text", "without", "like", "where")}
+    given: dict[str, Any] = {name: form.words.get(name, []) for name in SEVERAL}
     for name in ("variety", "copies_above", "start_s", "end_s"):
         if (value := form.one(name)) is not None:
             given[name] = _decimal(name, value)
@@ -149,10 +151,12 @@ def searched_by(form: Form, limits: Limits) -> Wanted:
 
 
 def refuse_unknown(names: Sequence[str], known: Sequence[str]) -> None:
-    """Refusal (422) for a parameter that does not exist: ignored, it would be taken for one that found nothing."""
+    """Refusal (422) for what would be ignored: a parameter that does not exist, or comes twice and is wanted once."""
     for name in names:
         if name not in known:
             raise Refusal(422, f"there is no parameter '{name}'; {nearest_name(name, list(known))}")
+        if name not in SEVERAL and names.count(name) > 1:
+            raise Refusal(422, f"the parameter '{name}' comes {names.count(name)} times: expected once")
 
 
 def _examples(written: Sequence[str], limits: Limits) -> tuple[Example, ...]:

@@ -78,6 +78,8 @@ class Slow:
         ({"text": "rain " * 10_000}, ("10000 words", "2000 characters")),
         ({"text": "ra\x00in"}, ("U+0000", "position 2")),
         ({"text": "ra\x1b[31min"}, ("U+001B",)),
+        ({"text": "ra\ufffdin"}, ("not valid UTF-8 at position 2",)),
+        ({"text": "rain", "k": ["1", "2"]}, ("'k' comes 2 times",)),
         ({"text": "rain", "without": ""}, ("without is empty",)),
     ],
 )
@@ -100,7 +102,13 @@ def test_embedding_requests_that_are_none(http):
     refused(http.post("/embed", content=b'{"input": "\\ud800"}', headers=json), 422)
     for broken in (b"", b"{", b"[1]", b'{"input": "\xff"}', b"[" * 100_000):
         refused(http.post("/embed", content=broken, headers=json), 422, "the JSON cannot be used")
-    refused(http.post("/embed", content=b"rain", headers={"Content-Type": "text/plain"}), 415, "text/plain")
+    refused(
+        http.post("/embed", content=b"rain", headers={"Content-Type": "text/plain"}),
+        415,
+        "text/plain",
+        "application/json",
+    )
+    refused(http.get("/search?text=%ff%fe"), 422, "not valid UTF-8")
 
 
 def test_classification_requests_that_are_none(http, served):
@@ -157,8 +165,9 @@ def test_the_figure_of_a_spectrogram(http, served):
         ({"start_s": "nan"}, "start_s is nan"),
         ({"duration_s": "0"}, "duration_s is 0"),
         ({"duration_s": "inf"}, "duration_s is inf"),
-        ({"start_s": 1e9}, "the sound cannot be used"),
-        ({"start_s": 1e300}, ""),
+        ({"start_s": 1e7}, "the sound cannot be used"),
+        ({"start_s": 1e9}, "start_s is 1000000000.0"),
+        ({"start_s": 1e300}, "start_s is 1e+300"),
     ):
         refused(http.get(f"/spectrogram/{id}.png", params=params), 422, words)
     assert http.get(f"/spectrogram/{id}.png", params={"duration_s": 1e9, "width": 4096}).status_code == 200

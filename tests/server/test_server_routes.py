@@ -132,8 +132,24 @@ def test_the_sound_whole_and_in_ranges(http, served):
     for asked, start, stop in (("bytes=0-99", 0, 100), ("bytes=100-", 100, len(whole)), ("bytes=-7", -7, len(whole))):
         part = http.get(path, headers={"Range": asked})
         assert (part.status_code, part.content) == (206, whole[start:stop])
-    assert http.get(path, headers={"Range": f"bytes={len(whole)}-"}).status_code == 416
-    assert http.get(path, headers={"Range": "bytes=nonsense"}).status_code == 400
+    beyond = http.get(path, headers={"Range": f"bytes={len(whole)}-"})
+    assert beyond.status_code == 416 and beyond.headers["content-range"] == f"bytes */{len(whole)}"
+    assert f"has {len(whole)} bytes" in beyond.json()["error"]["message"]
+    for none in ("bytes=nonsense", "bytes=5-1", "rows=1-2", "bytes"):
+        answer = http.get(path, headers={"Range": none})
+        assert answer.status_code == 400 and f"'{none}'" in answer.json()["error"]["message"]
+
+
+def test_heads_without_bodies(http, served):
+    """What players, link previews and monitors ask before they ask for all of it."""
+    id = http.get("/search", params={"text": "rain", "k": 1}).json()["results"][0]["id"]
+    for path in (f"/audio/{id}", "/", "/page/js/main.js", "/healthz"):
+        head, whole = http.head(path), http.get(path)
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["content-length"] == str(len(whole.content)) and whole.content
+        assert head.headers["content-type"] == whole.headers["content-type"]
+    refusal = http.head("/search", params={"text": "rain"})
+    assert refusal.status_code == 405 and "GET" in refusal.headers["allow"]
 
 
 def test_what_is_known_of_a_row(http, served):

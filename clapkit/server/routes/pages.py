@@ -31,6 +31,7 @@ _POLICY = (
 _ALWAYS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache"}
 
 
+@router.head("/")
 @router.get("/")
 async def page() -> HTMLResponse:
     """The page itself: it asks the other routes for everything that is in it."""
@@ -39,6 +40,7 @@ async def page() -> HTMLResponse:
     return HTMLResponse(html, headers={**_ALWAYS, "Content-Security-Policy": _POLICY.format(nonce=nonce)})
 
 
+@router.head(PREFIX + "{name:path}")
 @router.get(PREFIX + "{name:path}")
 async def part(name: str, if_none_match: Annotated[str | None, Header()] = None) -> Response:
     """A script, style or picture of the page; only what was there when the first of them was asked for."""

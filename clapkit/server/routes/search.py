@@ -57,7 +57,10 @@ async def search_by_words(
     exact: Annotated[bool, Query(description="compare with every row")] = False,
 ) -> AsciiJSON:
     """The rows nearest to texts, and to rows, best first."""
-    refuse_unknown([*request.query_params], [name for name in FIELDS if name not in _ONLY_OF_SOUNDS])
+    refuse_unknown(
+        [name for name, _ in request.query_params.multi_items()],
+        [name for name in FIELDS if name not in _ONLY_OF_SOUNDS],
+    )
     wanted = checked_search(
         desk.limits,
         text=text,

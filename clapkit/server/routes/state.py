@@ -12,6 +12,7 @@ from clapkit.server.routes.shapes import AtDesk, State
 router = APIRouter()
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", response_model=State, summary="What is served; needs no key")
 async def healthz(desk: AtDesk) -> AsciiJSON:
     """Answers while the server lives."""

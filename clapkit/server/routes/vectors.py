@@ -44,7 +44,7 @@ async def embed(request: Request, desk: AtDesk) -> AsciiJSON:
     """Unit-norm vectors of texts (JSON) or of one sound (multipart), in the shape of OpenAI's embeddings."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json":
         return await _embed_texts(await request.body(), desk)
-    form = await read_form(request, desk.limits, fields=())
+    form = await read_form(request, desk.limits, fields=(), others="application/json")
     if form.sound is None:
         raise Refusal(422, "the form has no file 'sound': send one, or texts as application/json")
     return AsciiJSON(_embeddings(desk, (await desk.sound_vector(form.sound))[None]))

@@ -128,7 +128,7 @@ export class Filters {
       return input;
     };
     return group(
-      "Length of what was heard at once, in seconds",
+      "Length of a result, in seconds",
       h(
         "div",
         { class: "range" },
