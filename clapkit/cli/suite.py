@@ -270,8 +270,8 @@ def _controls(entry: Mapping[str, Any], metric: str) -> list[Mapping[str, Any]]:
 
 
 def _remarks(whole: Mapping[str, Any]) -> list[str]:
-    """What has to be known to read the table: stars, controls, and what training heard."""
-    from clapkit.evaluation.suite.book import headline_of
+    """What has to be known to read the table: stars, controls, few recordings, and what training heard."""
+    from clapkit.evaluation.suite.book import few_recordings, headline_of
 
     lines = ["controls: the model asked about other sounds, and shuffled answers; both belong at chance"]
     entries = whole["tasks"]
@@ -285,6 +285,8 @@ def _remarks(whole: Mapping[str, Any]) -> list[str]:
                 lines.append(f"{name}: the control {control} is off chance: something besides the sound answers")
         if not entry["standard"]:
             lines.append(f"* {name} is not as it was published: {'; '.join(entry['differences'])}")
+        if few := few_recordings(entry):
+            lines.append(f"{name}: {few}")
         if entry["seen_in_training"] is True:
             lines.append(f"{name}: {entry['seen_clips']} of its {entry['clips']} sounds were heard in training")
     unknown = [name for name, entry in entries.items() if entry["seen_in_training"] == "unknown"]

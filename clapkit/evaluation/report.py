@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 PROTOCOL_VERSION = "clapkit-eval-1"
 INTERVAL_LEVEL = 0.95
+# Below so many recordings (or speakers) a percentile interval of 95 % is too narrow: of normal means that of 2 held the
+# truth in 51 % of 1,500 trials, of 5 in 82 %, of 10 in 91 %, of 40 in 94 %.
+FEW_RECORDINGS = 10
 TIES = "expected value over all orders of equal scores"
 
 

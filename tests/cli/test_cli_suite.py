@@ -100,7 +100,10 @@ def test_remarks_tell_what_a_table_cannot(suite_of_run):
     entry = whole["tasks"]["esc50"]
     # Only three of the fifty classes have clips, so answers are right by accident more often than one in fifty.
     told = [line.split(":")[0] for line in _remarks(whole)]
-    assert told == ["controls", "esc50", "* esc50 is not as it was published"]
+    assert told == ["controls", "esc50", "* esc50 is not as it was published", "esc50"]
+    few = "esc50: intervals and p values rest on 6 recordings or speakers alone, and are too sure of themselves"
+    assert _remarks(whole)[3] == few
+    entry["recordings"] = 10
     for control in entry["controls"].values():
         control["metrics"]["accuracy"]["chance"] = 0.25
     entry["controls"]["shuffled"]["at_chance"] = False

@@ -18,6 +18,7 @@ from clapkit.evaluation.pages.sounds import Sounds
 from clapkit.evaluation.pages.style import POLICY, SCRIPT, STYLE
 from clapkit.evaluation.pages.tables import chips, fold_table, folds_of, headline_table, probe_fold_table, score_table
 from clapkit.evaluation.report import metric_name
+from clapkit.evaluation.suite.book import few_recordings
 from clapkit.files import atomic_file
 
 DOMAINS = ("sound", "music", "speech", "animals")
@@ -175,12 +176,14 @@ def _parts(task: TaskRead, pictures: Pictures, sounds: Sounds, *, scale: float |
 
 
 def _notes(task: TaskRead) -> str:
-    """What differs from the published data."""
+    """What differs from the published data, and what its intervals rest on."""
     differences = task.raw.get("differences")
     notes = ""
     if isinstance(differences, list) and differences:
         items = "".join(f"<li>{named(line)}</li>" for line in differences)
         notes = f'<div class="note">Not standard: not to be compared with published scores.<ul>{items}</ul></div>'
+    if few := few_recordings(task.raw):
+        notes += f'<div class="note">{said(few[0].upper() + few[1:])}.</div>'
     if not task.results:
         notes += '<div class="note">The file has no scores of this task.</div>'
     return notes

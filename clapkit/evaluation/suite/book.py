@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from clapkit.errors import DataError
+from clapkit.evaluation.report import FEW_RECORDINGS
 from clapkit.files import atomic_file
 
 FORMAT_VERSION = 1
@@ -104,6 +105,14 @@ def headline_of(entry: Mapping[str, Any]) -> tuple[str, str, Mapping[str, Any]]:
     """(result, metric, score) that stands for a task: its headline, else the first score there is."""
     scores = [(r, m, score) for r, told in entry["results"].items() for m, score in told["metrics"].items()]
     return next((found for found in scores if found[1] == entry["headline"]), scores[0])
+
+
+def few_recordings(entry: Mapping[str, Any]) -> str | None:
+    """What has to be said of intervals that rest on a handful of recordings; None where there are enough."""
+    count = entry.get("recordings")
+    if not isinstance(count, int) or count >= FEW_RECORDINGS:
+        return None
+    return f"intervals and p values rest on {count} recordings or speakers alone, and are too sure of themselves"
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> str:

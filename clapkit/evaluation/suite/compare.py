@@ -16,7 +16,7 @@ import numpy as np
 
 from clapkit.evaluation.metrics import Statistic, class_mean_of, mean_of
 from clapkit.evaluation.report import Score, metric_name
-from clapkit.evaluation.suite.book import FILE, read_suite, sha256_of
+from clapkit.evaluation.suite.book import FILE, few_recordings, read_suite, sha256_of
 from clapkit.evaluation.suite.outcomes import Measure, measures_of
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """`left` names the tasks that cannot be compared, with the reason; `notes` why some are compared unpaired."""
+    """`left` names the tasks that cannot be compared, with the reason; `notes` what has to be known of the others."""
 
     a: str
     b: str
@@ -118,6 +118,8 @@ def compare(a: Path, b: Path, *, samples: int = 1000, seed: int = 0) -> Comparis
         elif other := _other_parts(kept):
             notes.append(f"{task}: unpaired, since {other} differ between the two")
             kept = [None, None]
+        if few := few_recordings(entries[0]):
+            notes.append(f"{task}: {few}")
         differences += _differences(task, entries, kept, samples=samples, seed=seed)
     return Comparison(names[0], names[1], tuple(differences), left, tuple(notes))
 

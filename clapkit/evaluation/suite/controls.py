@@ -42,14 +42,16 @@ def shuffled(count: int, *, seed: int) -> np.ndarray:
     return np.random.default_rng([seed, 2]).permutation(count)
 
 
-def answered_by_accident(scores_NC: np.ndarray, truth_N: np.ndarray, *, k: int) -> float:
+def answered_by_accident(scores_NC: np.ndarray, truth_N: np.ndarray, *, k: int, macro: bool = False) -> float:
     """How often the k best classes hold the true one when answers are dealt out anew: what a control has to reach.
 
-    It is 1 / classes only where classes have equally many clips or are equally often the answer.
+    It is 1 / classes only where classes have equally many clips or are equally often the answer. macro: the mean over
+    the classes that have clips, which is 1 / classes only where answers keep to no part of them.
     """
     clips_C = np.bincount(truth_N, minlength=scores_NC.shape[1])
     said = [top_k_hits(scores_NC, np.full(len(truth_N), c), k=k).mean() if n else 0.0 for c, n in enumerate(clips_C)]
-    return float((np.array(said) * clips_C).sum() / len(truth_N))
+    weight_C = (clips_C > 0).astype(float) if macro else clips_C
+    return float((np.array(said) * weight_C).sum() / weight_C.sum())
 
 
 def control_json(result: Result, *, chance: Mapping[str, float] | None = None) -> dict[str, Any]:

@@ -186,3 +186,14 @@ def test_other_files_are_refused(tmp_path, suites, text):
     path.write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=r"odd\.json (cannot be read|is no result)"):
         compare(path, suites[0])
+
+
+@pytest.mark.parametrize(("recordings", "told"), [(2, True), (9, True), (10, False), (None, False)])
+def test_few_recordings_are_told(suites, recordings, told):
+    for folder in suites:
+        change(folder, tasks__animals__recordings=recordings)
+    notes = compare(*suites, samples=5).notes
+    assert [
+        note for note in notes if note.startswith(f"animals: intervals and p values rest on {recordings} ")
+    ] == list(notes)
+    assert bool(notes) is told

@@ -95,6 +95,9 @@ def test_what_answers_reach_by_accident_is_the_mean_over_shuffles(rng):
         shuffles = [np.mean((best[:, :k] == rng.permutation(truth)[:, None]).any(axis=1)) for _ in range(4000)]
         assert controls.answered_by_accident(scores, truth, k=k) == pytest.approx(np.mean(shuffles), abs=0.005)
     assert controls.answered_by_accident(scores, truth, k=1) > 0.2 > 1 / 6
+    dealt = [rng.permutation(truth) for _ in range(4000)]
+    macro = [np.mean([np.mean(best[t == c, 0] == c) for c in np.unique(t)]) for t in dealt]
+    assert controls.answered_by_accident(scores, truth, k=1, macro=True) == pytest.approx(np.mean(macro), abs=0.005)
 
 
 def test_a_control_that_is_not_at_chance_is_told():
