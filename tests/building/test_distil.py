@@ -93,6 +93,7 @@ def test_the_folder_is_read_by_the_tower_and_needs_no_transformers(tokenizer, tm
     tower, reader = static_text(str(tmp_path / "text")), TextTokenizer(tmp_path / "text", max_tokens=40)
     ids, mask = (torch.from_numpy(a) for a in reader.encode(texts[:3]))
     assert torch.equal(tower(ids, mask).summary_BD, found.tower(ids, mask).summary_BD)
+    assert np.array_equal(np.load(tmp_path / "text" / "turn.npy"), found.turn_WD.numpy())
 
 
 def test_more_directions_than_there_are_is_refused(tokenizer):

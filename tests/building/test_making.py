@@ -11,7 +11,9 @@ import soundfile
 
 import clapkit
 from clapkit.building.released import making
+from clapkit.building.released.card import write_card
 from clapkit.building.released.making import Plan, make
+from clapkit.errors import DataError
 from clapkit.recipes.released.tiny import SHARES, recipe
 from clapkit.towers.hf import TransformersText
 from clapkit.towers.static import StaticText
@@ -58,6 +60,24 @@ def test_from_the_manifests_to_a_model_that_is_used(plan):
     assert isinstance(clap.model.text, StaticText) and clap.dimension == 16
     noise = (np.random.default_rng(0).standard_normal(RATE_HZ).astype(np.float32), RATE_HZ)
     assert clap.similarity([noise], ["kind 0", "kind 1"]).shape == (1, 2)
+
+
+def test_the_card_says_what_the_files_say(plan):
+    run = make(plan, small())
+    card = (run.model_path / "README.md").read_text(encoding="utf-8")
+    assert "| esc50 | 6 | 1 | 1 |" in card and "| berklee | 3 | 0 | 1 |" in card
+    assert run.space_id in card and "9 clips were heard in 3 steps of 16" in card
+    assert "CC BY 4.0" in card and "None were measured" in card
+    assert (run.model_path / "ATTRIBUTION.txt").read_bytes() == (plan.out / "ATTRIBUTION.txt").read_bytes()
+    write_card(plan.out, figures={"top-1": {"value": 0.5, "low": 0.4, "high": 0.6}, "clips a second": 150})
+    card = (run.model_path / "README.md").read_text(encoding="utf-8")
+    assert "| top-1 | 0.500 | 0.400 - 0.600 |" in card and "| clips a second | 150 | |" in card
+    clapkit.load(run.model_path)
+
+
+def test_a_card_needs_a_finished_model(tmp_path):
+    with pytest.raises(DataError, match=r"run/model/config\.json is missing"):
+        write_card(tmp_path)
 
 
 def test_what_is_there_is_not_made_again_and_a_stopped_training_goes_on(plan, monkeypatch):

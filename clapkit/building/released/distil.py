@@ -90,9 +90,7 @@ def distil(
     """
     if not 0 < width <= teacher_KW.shape[1]:
         raise DataError(f"width={width}: the encoder has {teacher_KW.shape[1]} numbers to choose directions from")
-    values, vectors = torch.linalg.eigh((teacher_KW.T @ teacher_KW).double() / len(teacher_KW))
-    turn = vectors[:, -width:].float()
-    kept = float(values[-width:].sum() / values.sum())
+    turn, kept = _strongest(teacher_KW, width)
     wanted = F.normalize(teacher_KW @ turn, dim=1)
     shares, shares_T = _shares(texts, tokenizer)
     table = _conjugate_gradients(lambda E: torch.sparse.mm(shares_T, torch.sparse.mm(shares, E)) + _RIDGE * E,
@@ -102,6 +100,12 @@ def distil(
     rounded = torch.sparse.mm(shares, tower.table_VD.float() * tower.step_V[:, None])
     cosine = float((F.normalize(rounded, dim=1) * wanted).sum(1).mean())
     return Distilled(tower, turn, kept, cosine)
+
+
+def _strongest(vectors_KW: Tensor, width: int) -> tuple[Tensor, float]:
+    """The `width` directions [W, D] that hold most of these vectors, and the share of their squared length in them."""
+    values, vectors = torch.linalg.eigh((vectors_KW.T @ vectors_KW).double() / len(vectors_KW))
+    return vectors[:, -width:].float(), float(values[-width:].sum() / values.sum())
 
 
 def _shares(texts: Sequence[str], tokenizer: TextTokenizer) -> tuple[Tensor, Tensor]:
@@ -135,7 +139,8 @@ def _conjugate_gradients(apply: Callable[[Tensor], Tensor], right: Tensor, steps
 
 
 def write(distilled: Distilled, folder: Path, *, tokenizer: TextTokenizer) -> None:
-    """The folder that `towers.static.static_text` reads: table and tokenizer."""
+    """The folder that `towers.static.static_text` reads: table and tokenizer; and turn.npy, `Distilled.turn_WD`."""
     distilled.tower.save(folder)
+    np.save(folder / "turn.npy", distilled.turn_WD.numpy())
     with atomic_file(folder / TOKENIZER_FILE) as file, (tokenizer.folder / TOKENIZER_FILE).open("rb") as original:
         shutil.copyfileobj(original, file)

@@ -5,7 +5,7 @@
         ATTRIBUTION.txt   a line for each author or collection, as the licences ask
         world/            clips of the sound world
         text/             the table of token vectors, with its tokenizer
-        run/              the training, its model in run/model
+        run/              the training, its model in run/model, with its card
 
 Whatever stands there already is not made again, and a training that was stopped goes on.
 """
@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from clapkit.building.released.card import write_card
 from clapkit.building.released.distil import distil, teach, write
 from clapkit.building.released.licences import Selection, Variant, select, sets_in
 from clapkit.building.released.words import gather
@@ -77,6 +78,7 @@ def make(
     ready = fitted(recipe, plan, text=text, sets={clip.meta["set"] for clip in clips})
     run = train(ready, clips, out=plan.out / "run", resume=True, device=device, progress=progress)
     assert run is not None, "only stop_at_step ends a run early"
+    write_card(plan.out)
     return run
 
 
