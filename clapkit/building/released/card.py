@@ -41,7 +41,8 @@ def write_card(out: Path, *, figures: Mapping[str, Any] | None = None) -> Path:
         f"# clapkit-tiny ({selection['variant']})\n\nSound and English text in one space, `{config['space_id']}`.",
         f"## Use\n\n{_USE[selection['variant']]}",
         f"## What it learned from\n\n{_sets(selection)}\n\n{heard['used']} clips were heard in "
-        f"{heard['steps']} steps of {recipe['batch']['clips']}, seed {recipe['train']['seed']}, by clapkit {config['clapkit']}.",
+        f"{heard['steps']} steps of {recipe['batch']['clips']}, seed {recipe['train']['seed']}, by clapkit "
+        f"{config['clapkit']}.",
         "## Text\n\nA table of token vectors, distilled from all-MiniLM-L6-v2 (Apache-2.0) on "
         f"{distilled['texts']} texts; mean cosine with it there {distilled['cosine']:.3f}.",
         f"## Figures\n\n{_figures(figures)}",
