@@ -7,6 +7,7 @@ The rules:
     (the noise that AAC substitutes is drawn anew after a seek: same place and loudness, other noise).
   * Samples that are NaN, infinite or beyond 1e10 are set to 0 and noted; if nothing else is there, it is an error.
   * Fewer than half of the samples that a header promises (in the range): an error. Fewer than all: a note.
+  * Ogg, which promises nothing, is noted where its last page is missing or cut.
   * Memory follows what was read, never what a header says. A whole decode stops at 1 GiB of float32 (`MAX_SAMPLES`: 93
     minutes at 48 kHz, 4.6 hours at 16 kHz) or at `max_duration_s`; ranges and `iter_windows` read longer sound.
 """
@@ -22,7 +23,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from clapkit.audio.codecs.containers import is_vorbis, sniff
+from clapkit.audio.codecs.containers import is_vorbis, ogg_breaks_off, sniff
 from clapkit.audio.codecs.ffmpeg import AvReader, VorbisReader
 from clapkit.audio.codecs.readers import ArrayReader, Reader, SoundfileReader, Unreadable
 from clapkit.audio.resample import checked_rate, resample_blocks
@@ -116,6 +117,8 @@ def decode(
         try:
             take = _best_take(opened, to_hz, start_s, duration_s, max_duration_s)
             notes = judge(take, opened.name)
+            if take.ends and opened.file is not None and ogg_breaks_off(opened.file):
+                notes.append("its Ogg stream breaks off: the end may be missing")
             samples = take.span.cut(take.samples)
         except MemoryError:
             raise AudioError(opened.name, "it needs more memory than there is: read ranges or windows") from None

@@ -12,6 +12,7 @@ from typing import BinaryIO
 _PLACEHOLDER_FROM = 0x7FFFF000
 _MAX_CHUNKS = 1000
 _MPEG_SEARCH_BYTES = 65536
+_OGG_PAGE_BYTES = 27 + 255 + 255 * 255  # at most
 _MPEG_FRAMES = 3
 
 _MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
@@ -42,6 +43,23 @@ def is_vorbis(file: BinaryIO) -> bool:
     """Whether an Ogg file holds Vorbis (FFmpeg misjudges where the last block of it ends)."""
     file.seek(0)
     return b"\x01vorbis" in file.read(4096)
+
+
+def ogg_breaks_off(file: BinaryIO) -> bool:
+    """Whether this is an Ogg file whose last page is cut, or not marked as the last of its stream (RFC 3533).
+
+    Ogg says nowhere how long it is: this is all that tells one that was cut off from one that is whole.
+    """
+    file.seek(0)
+    if file.read(4) != b"OggS":
+        return False
+    file.seek(max(0, file.seek(0, 2) - _OGG_PAGE_BYTES))
+    tail = file.read()
+    page = tail[max(0, tail.rfind(b"OggS")) :]
+    if len(page) < 27 or not page[5] & 4:
+        return True
+    lengths = page[27 : 27 + page[26]]
+    return len(lengths) < page[26] or len(page) < 27 + len(lengths) + sum(lengths)
 
 
 def _by_magic(head: bytes) -> str | None:

@@ -11,8 +11,7 @@ MARGIN = 36  # pixels around the whole map
 
 def open_map(go, search="?view=map"):
     page = go(search)
-    page.wait_for_selector("#map canvas")
-    page.wait_for_selector("#map-help")
+    page.wait_for_selector("#map canvas[aria-busy=false]")
     points = json.load(urlopen(page.url.split("/?")[0] + "/map"))["points"]
     return page, points, page.locator("#map canvas").bounding_box()
 
@@ -49,6 +48,34 @@ def test_every_file_is_a_point_that_can_be_pointed_at_and_chosen(go, library):
     page.wait_for_selector("#detail.open h2")
     assert page.inner_text("#detail h2") == point["name"].rpartition("/")[2]
     assert parse_qs(urlsplit(page.url).query)["sel"] == [point["id"]]
+
+
+def test_a_sketch_is_shown_until_the_places_are_final(go, address):
+    page = go()
+    told = json.load(urlopen(f"{address}/map"))
+    held = []
+
+    def answer(route):
+        if "wait_s=20" in route.request.url:
+            held.append(route)
+        else:
+            turned = [{**point, "x": point["y"], "y": point["x"]} for point in told["points"]]
+            route.fulfill(json={**told, "points": turned, "final": False})
+
+    page.route("**/map?*", answer)
+    page.keyboard.press("m")
+    page.wait_for_selector("#map canvas[aria-busy=true]")
+    assert page.inner_text("#map-help") == f"{len(told['points'])} sounds, finding their neighbours…"
+    page.wait_for_timeout(200)
+    before = picture(page)
+    held[0].fulfill(json={**told, "files": 4000})
+    page.wait_for_selector("#map canvas[aria-busy=false]")
+    assert page.inner_text("#map-help").startswith(f"{len(told['points'])} of 4,000 sounds, near what they sound like")
+    changed(page, before)
+    point, box = lonely(told["points"]), page.locator("#map canvas").bounding_box()
+    page.mouse.move(*place(point, box))
+    page.wait_for_selector(".tip.shown")
+    assert page.inner_text(".tip b") == point["name"].rpartition("/")[2]
 
 
 def test_the_wheel_zooms_where_the_pointer_is_and_dragging_moves(go):

@@ -62,13 +62,20 @@ def test_a_search_with_a_selected_sound(go, shown_at, keep):
     page = go("?q=glass+breaking", at=shown_at, width=1280, height=720)
     page.wait_for_selector(SETTLED)
     select_first(page)
+    page.wait_for_function("() => document.querySelector('.wave > div')?.shadowRoot?.querySelector('canvas')")
     pictures_are_there(page, 12)
+    box = page.locator(".wave").bounding_box()
+    page.mouse.move(box["x"] + 0.04 * box["width"], box["y"] + 30)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.22 * box["width"], box["y"] + 30, steps=4)
+    page.mouse.up()
+    assert page.locator(".chosen").is_visible()
     keep(page, "page-search")
 
 
 def test_the_map_in_the_dark(go, shown_at, keep):
     page = go("?q=rain&view=map", at=shown_at, width=1280, height=720, dark=True)
-    page.wait_for_selector(".legend li")
+    page.wait_for_selector("#map canvas[aria-busy=false]")
     page.wait_for_function("() => /of/.test(document.getElementById('summary').textContent)")
     keep(page, "page-map")
 

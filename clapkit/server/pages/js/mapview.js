@@ -61,6 +61,7 @@ export class MapView {
   #take({ points, method, files, final }) {
     this.#points = points;
     this.#painter = new Painter(this.#canvas, points);
+    this.#hover(null); // it may lie elsewhere now
     const count = points.length.toLocaleString("en");
     const sounds = points.length < files ? `${count} of ${files.toLocaleString("en")} sounds` : `${count} sounds`;
     this.#help.textContent = final ? `${sounds}, near what they sound like (${method})` : `${sounds}, finding their neighbours…`;
