@@ -134,8 +134,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the folder that the recipe wrote")
     parser.add_argument("--variant", choices=("released", "research"), default="research")
     parser.add_argument("--parts", default="seen,sets,size,speed,unseen")
+    parser.add_argument("--results", type=Path, help="the result file; results/ beside the proof unless given")
     arguments = parser.parse_args()
-    path = RESULTS / f"tiny_{arguments.variant}.json"
+    path = arguments.results or RESULTS / f"tiny_{arguments.variant}.json"
     figures = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"variant": arguments.variant}
     for part in arguments.parts.split(","):
         figures[part] = globals()[f"part_{part}"](arguments)
