@@ -65,7 +65,7 @@ def test_a_search_with_a_selected_sound(go, shown_at, keep):
     page.wait_for_function("() => document.querySelector('.wave > div')?.shadowRoot?.querySelector('canvas')")
     pictures_are_there(page, 12)
     box = page.locator(".wave").bounding_box()
-    page.mouse.move(box["x"] + 0.04 * box["width"], box["y"] + 30)
+    page.mouse.move(box["x"] + 0.01 * box["width"], box["y"] + 30)
     page.mouse.down()
     page.mouse.move(box["x"] + 0.22 * box["width"], box["y"] + 30, steps=4)
     page.mouse.up()

@@ -128,7 +128,7 @@ export class Filters {
       return input;
     };
     return group(
-      "Length of a result, in seconds",
+      "Result length, seconds",
       h(
         "div",
         { class: "range" },
