@@ -189,7 +189,8 @@ def test_what_is_installed_exists(words):
 
 @pytest.mark.parametrize("words", commands("python", languages=("sh long",)))
 def test_a_script_that_takes_long_is_there_and_compiles(words):
-    script = REPOSITORY / words[1]
+    module = words[2].replace(".", "/") + ".py" if words[1] == "-m" else words[1]
+    script = REPOSITORY / module
     compile(script.read_text(encoding="utf-8"), str(script), "exec")
 
 
