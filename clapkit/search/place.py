@@ -142,8 +142,8 @@ class Place:
             )
         try:
             spaces = {name: _space(about) for name, about in head["spaces"].items()}
-            made_from = {"sources": tuple(head.get("sources", ())), "columns": dict(head.get("columns", {}))}
-            return Head(spaces[head["active"]].space_id, spaces, **made_from)
+            sources, columns = tuple(head.get("sources", ())), dict(head.get("columns", {}))
+            return Head(spaces[head["active"]].space_id, spaces, sources=sources, columns=columns)
         except (KeyError, TypeError, AttributeError) as error:
             raise SearchIndexError(f"{self.name}/{_HEAD} is damaged ({error!r}): index the sounds again") from error
 
