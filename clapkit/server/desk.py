@@ -30,7 +30,7 @@ from clapkit.server.workers import Staff
 from clapkit.text.prompts import DEFAULT, fill
 
 NEGATIVE_WEIGHT = 0.5  # of what a query is to be without: at 1 it would outweigh what is asked for
-_PICTURES = 256
+_PICTURES_BYTES = 16 << 20  # a few hundred of the small ones that a page shows
 _MOMENT_WINDOWS = 50  # looked at for each moment, where the limit on candidates allows it
 _POOL = 10
 
@@ -177,10 +177,11 @@ class Desk:
         if key not in pictures:
             request = DecodeRequest(source=path, start_s=start_s, duration_s=duration_s)
             pictures[key] = await self.staff.decoding.run(self._drawn, request, width, height)
-            while len(pictures) > _PICTURES:
-                pictures.popitem(last=False)
         pictures.move_to_end(key)
-        return pictures[key]
+        picture = pictures[key]
+        while sum(map(len, pictures.values())) > _PICTURES_BYTES:
+            pictures.popitem(last=False)
+        return picture
 
     async def _search(self, queries_QD: np.ndarray, k: int) -> Sequence[Sequence[tuple[Row, float]]]:
         return await self.searching(self.index.search, queries_QD, k)

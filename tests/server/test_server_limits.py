@@ -21,6 +21,7 @@ from clapkit.errors import ClapkitError, SearchIndexError, SpaceMismatchError, S
 from clapkit.server.app import create_app
 from clapkit.server.limits import Limits
 from clapkit.server.rows import ExactRows
+from clapkit.server.workers import Staff
 
 
 def refused(answer, status, *words):
@@ -171,6 +172,23 @@ def test_the_figure_of_a_spectrogram(http, served):
     ):
         refused(http.get(f"/spectrogram/{id}.png", params=params), 422, words)
     assert http.get(f"/spectrogram/{id}.png", params={"duration_s": 1e9, "width": 4096}).status_code == 200
+
+
+def test_pictures_that_are_kept_are_bounded_in_bytes(serve, monkeypatch):
+    """However large they are asked for: the last ones are kept, as many as fit."""
+    from clapkit.server import desk, house
+
+    made = []
+    monkeypatch.setattr(house, "Staff", lambda *told: made.append(Staff(*told)) or made[-1])
+    monkeypatch.setattr(desk, "_PICTURES_BYTES", 20_000)
+    with serve() as url, httpx.Client(base_url=url) as client:
+        id = client.get("/search", params={"text": "rain", "k": 1}).json()["results"][0]["id"]
+        sizes = [
+            len(client.get(f"/spectrogram/{id}.png", params={"width": width, "height": 64}).content)
+            for width in (40, 60, 80, 100, 900, 50, 70)
+        ]
+        assert sizes[4] > 20_000, "one alone is too large to be kept, and comes all the same"
+        assert [len(kept) for kept in made[0].pictures.values()] == sizes[5:]
 
 
 def test_too_large_bodies_are_refused_by_length_and_by_count(serve, served):
