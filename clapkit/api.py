@@ -31,7 +31,7 @@ _TEXTS_AT_ONCE, _TEXT_BATCH = 4096, 16
 
 
 def load(
-    path_or_name: str | os.PathLike,
+    path_or_name: str | os.PathLike = "clapkit-tiny",
     device: str = "auto",
     precision: str = "fp32",
     threads: int | None = None,
@@ -47,7 +47,8 @@ def load(
 
     path_or_name   a model folder, the folder of a training run, a checkpoint file or folder of another library, or
                    "hf://owner/name" on the Hugging Face hub, or a short name (docs/checkpoints.md), or a folder that
-                   `clapkit export` wrote, for which no torch is needed (docs/export.md)
+                   `clapkit export` wrote, for which no torch is needed (docs/export.md). Without any: the model of
+                   the environment variable CLAPKIT_MODEL, or of the data package beside clapkit (docs/tiny.md)
     device         "auto" (an accelerator where there is one), "cpu", "cuda", ...
     precision      "fp32", "bf16" (not with "onnx") or "int8": what the audio tower computes in (docs/speed.md)
     threads        processor threads; with torch for the whole process; None leaves them as they are

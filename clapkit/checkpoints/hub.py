@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from clapkit.checkpoints.known import KNOWN
+from clapkit.checkpoints.own import OWN, find_own
 from clapkit.errors import CheckpointError, MissingExtraError
 from clapkit.text.locate import hub_cache
 
@@ -60,12 +61,15 @@ def hub_name(name: str | os.PathLike) -> HubName | None:
 
 
 def locate(name: str | os.PathLike) -> Path:
-    """The local path for what a user calls a model: a path, a short name of `known.KNOWN`, or a name on the hub.
+    """The local path for what a user calls a model: a path, our own (`own.OWN`), a short name of `known.KNOWN`, or a
+    name on the hub.
 
     A path that exists is meant before anything else; what is none of these comes back as the path it looks like.
     """
     text = os.fspath(name)
     if not os.path.exists(text):
+        if text == OWN:
+            return find_own()
         if text in KNOWN:
             return fetch(HubName(KNOWN[text].repository, file=KNOWN[text].file))
         if place := hub_name(name):
