@@ -78,7 +78,8 @@ def test_a_failure_while_writing_leaves_the_one_before(trained, tmp_path, monkey
         patch.setattr(checkpoint, "_flush", full)
         checkpoint.write(tmp_path, checkpoint.held(trained[0]), trained[1], progress(2), keep=1)
     assert checkpoint.list_steps(tmp_path) == [kept] == list(tmp_path.iterdir())
-    assert (kept / "state.safetensors").read_bytes() == before
+    unchanged = (kept / "state.safetensors").read_bytes() == before
+    assert unchanged
 
 
 def test_what_a_killed_process_left_is_not_seen_and_goes_away(trained, tmp_path):

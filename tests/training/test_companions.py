@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -183,9 +184,9 @@ def test_stopped_and_resumed_is_equal_to_the_last_bit(slap, toy_clips, tmp_path)
     whole = train(slap, toy_clips, out=tmp_path / "whole", device="cpu")
     for stop in (2, 5, None):
         run = train(slap, toy_clips, out=tmp_path / "run", device="cpu", resume=stop != 2, stop_at_step=stop)
-    assert (run.model_path / "model.safetensors").read_bytes() == (whole.model_path / "model.safetensors").read_bytes()
+    assert filecmp.cmp(run.model_path / "model.safetensors", whole.model_path / "model.safetensors", shallow=False)
     folders = [path / "checkpoints" / "step_00000006" / "state.safetensors" for path in (run.path, whole.path)]
-    assert folders[0].read_bytes() == folders[1].read_bytes()
+    assert filecmp.cmp(folders[0], folders[1], shallow=False)
 
 
 def test_a_text_tower_that_learns_is_taught_by_the_average_of_itself(slap, toy_clips, tmp_path):
