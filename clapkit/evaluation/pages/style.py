@@ -163,7 +163,7 @@ svg text{font:12px system-ui,-apple-system,"Segoe UI",sans-serif;fill:var(--ink)
 @media (max-width:640px){body{font-size:15px}.bars,.mistakes{columns:1}
 .facts{gap:.1rem .8rem}.dots{width:175px;height:18px}
 .table tbody th,.table thead th:first-child{position:sticky;left:0;background:var(--paper);max-width:8.2rem;
-white-space:normal;overflow-wrap:anywhere}}
+min-width:6.8rem;white-space:normal;overflow-wrap:break-word}}
 @media (prefers-reduced-motion:reduce){html{scroll-behavior:auto}}
 @media print{.theme,nav,.readout,.skip,audio{display:none!important}body{font-size:10pt;background:#fff}
 main,header,footer{max-width:none;padding:0}.wide{overflow:visible;border:0}

@@ -69,6 +69,16 @@ def test_a_page_never_scrolls_sideways(browser, report, width):
     assert wider == []
 
 
+def test_names_of_metrics_are_whole_on_a_phone(browser, report):
+    browser.open(report, width=390)
+    browser.ask("document.querySelectorAll('details').forEach(d => d.open = true)")
+    heads = "[...document.querySelectorAll('#task-fifty .table tbody th')]"
+    assert browser.ask(f"{heads}.length") > 10
+    assert browser.ask(f"{heads}.filter(h => h.scrollWidth > h.clientWidth + 1).map(h => h.textContent)") == []
+    # Words stay whole: a name takes a few lines, not one a letter.
+    assert browser.ask(f"Math.max(...{heads}.map(h => h.getBoundingClientRect().height))") < 150
+
+
 @pytest.mark.parametrize(("scheme", "table"), [("light", LIGHT), ("dark", DARK)])
 def test_both_schemes_have_the_intended_ground_and_ink(browser, report, scheme, table):
     browser.open(report, scheme=scheme)
