@@ -49,14 +49,16 @@ def real_sounds() -> Iterator[tuple[str, np.ndarray, int]]:
 
 
 def made_sounds() -> Iterator[tuple[str, np.ndarray, int]]:
-    """Tones and noise in their place, where there are no real ones."""
+    """Tones that come and go over noise in their place, where there are no real ones."""
     rng = np.random.default_rng(4)
     time_N = np.arange(round(CLIP_S * 16000)) / 16000
     for number, kind in enumerate(KINDS):
         for _ in range(EACH):
-            tone_N = 0.3 * np.sin(2 * np.pi * 150 * (number + 1) * rng.uniform(0.95, 1.05) * time_N)
-            noise_N = 0.02 * (1 + number) * rng.standard_normal(len(time_N))
-            yield kind, (tone_N + noise_N).astype(np.float32).clip(-1, 1), 16000
+            pitch_hz = 150 * (number + 1) * rng.uniform(0.9, 1.1)
+            swell_N = np.clip(np.sin(2 * np.pi * (rng.uniform(0.5, 4) * time_N + rng.uniform())), 0, 1) ** 2
+            tone_N = 0.3 * swell_N * sum(np.sin(2 * np.pi * pitch_hz * h * time_N) / h for h in (1, 2, 3))
+            noise_N = rng.uniform(0.02, 0.2) * swell_N[::-1] * rng.standard_normal(len(time_N))
+            yield kind, (noise_N if number % 2 else tone_N).astype(np.float32).clip(-1, 1), 16000
 
 
 def write_sounds(folder: Path) -> dict[Path, str]:
